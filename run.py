@@ -1,0 +1,130 @@
+"""The project's commands. Only Python is needed; everything else is installed on the way.
+
+    python run.py            install, train on the default corpus, sample; prints where the text is
+    python run.py test       install, check the style, run the tests
+    python run.py export     write the notebooks' code to mdlm/ (after you changed a notebook)
+
+A virtual environment that is active is used; without one, `.venv` is made beside this file.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = ["train_model.ipynb", "sampling.ipynb"]
+
+
+def environment_python():
+    """The Python of the active virtual environment, or of `.venv`, which is made if need be."""
+    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX"):
+        return sys.executable
+    folder = HERE / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        print(f"making a virtual environment in {folder.name}", flush=True)
+        venv.create(folder, with_pip=True)
+    return str(python)
+
+
+def call(*command):
+    """Run a command in the project's folder; if it fails, end with its exit code."""
+    code = subprocess.run(command, cwd=HERE).returncode
+    if code:
+        sys.exit(code)
+
+
+def install(python, requirements):
+    """Install what `requirements` lists, unless it is there already."""
+    print(f"installing {requirements} (the first time this takes some minutes)", flush=True)
+    call(python, "-m", "pip", "install", "--quiet", "-r", requirements)
+
+
+def execute(notebook, parameters=None):
+    """Run a notebook into runs/, showing what it prints. Runs inside the environment."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    output = Path("runs") / notebook
+    output.parent.mkdir(exist_ok=True)
+    print(f"\n== {notebook} (with its outputs: {output.as_posix()})", flush=True)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            str(output),
+            parameters,
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            kernel_name="python3",
+        )
+    except PapermillExecutionError as error:
+        # the notebook's traceback is in the output file; a user's mistake needs one line only
+        sys.exit(f"{notebook}: {error.ename}: {error.evalue} (cell {error.exec_count})")
+    tidy(output)
+
+
+def tidy(path):
+    """Remove from an executed notebook what only mattered while it ran: progress bars, times."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not is_progress(o)]
+    nbformat.write(notebook, path)
+
+
+def is_progress(output):
+    """Whether an output is a progress bar that has cleared itself: nothing on it can be read."""
+    if output.output_type != "stream" or output.name != "stderr":
+        return False
+    return all(not line.split("\r")[-1].strip() for line in output.text.split("\n"))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", nargs="?", default="all", choices=["all", "test", "export"])
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments, rest = parser.parse_known_args()
+    if not arguments.inside:
+        python = environment_python()
+        install(
+            python, "requirements-dev.txt" if arguments.command == "test" else "requirements.txt"
+        )
+        call(python, __file__, arguments.command, "--inside", *rest)
+        return
+    os.chdir(HERE)
+    if arguments.command == "all":
+        for notebook in NOTEBOOKS:
+            execute(notebook)
+        print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
+    elif arguments.command == "export":
+        export_notebooks("mdlm")
+    else:
+        call(sys.executable, "-m", "ruff", "check", ".")
+        call(sys.executable, "-m", "ruff", "format", "--check", ".")
+        call(sys.executable, "-m", "pytest", *rest)
+
+
+def export_notebooks(folder):
+    """Write the cells marked `#| export NAME` of both notebooks to `folder`/NAME.py."""
+    from nbdev.export import nb_export
+    from nbdev.maker import ModuleMaker
+
+    def whole_module(**options):  # nbdev would add to a module that a cell names; write it anew
+        return ModuleMaker(**{**options, "is_new": True})
+
+    for notebook in NOTEBOOKS:
+        nb_export(notebook, lib_path=folder, mod_maker=whole_module)
+
+
+if __name__ == "__main__":
+    main()

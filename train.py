@@ -1,0 +1,83 @@
+"""Train from the command line: the code of train_model.ipynb, for long runs.
+
+    python train.py                                     the notebook's run
+    python train.py --data my_novel.txt --steps 2000    your own text
+    python train.py --preset cuda --batch-size 32 --accumulation 2
+
+Interrupted runs go on where they were. Every hyperparameter of the notebook is an option here.
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+
+from bpe_tokenizer import UserError
+from mdlm.config import PRESETS, Config
+
+
+def parse_arguments(argv=None):
+    """Command line -> (Config, the other options)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--preset",
+        choices=["auto", *PRESETS],
+        default="auto",
+        help="defaults for this kind of machine (auto: cuda if there is a CUDA GPU)",
+    )
+    parser.add_argument(
+        "--data",
+        dest="corpus",
+        metavar="PATH",
+        help="kjv, shakespeare, or the path of a UTF-8 .txt file (default: kjv)",
+    )
+    parser.add_argument("--folder", default="checkpoints", help="where checkpoints go")
+    parser.add_argument("--restart", action="store_true", help="ignore an interrupted run")
+    for field in fields(Config):
+        if field.name == "corpus":
+            continue
+        cuda = PRESETS["cuda"].get(field.name, field.default)
+        default = field.default if cuda == field.default else f"{field.default}; cuda: {cuda}"
+        kind = (
+            {"action": argparse.BooleanOptionalAction}
+            if field.type is bool
+            else {"type": field.type}
+        )
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"), help=f"(default: {default})", **kind
+        )
+    arguments = parser.parse_args(argv)
+    if arguments.preset == "auto":
+        import torch
+
+        arguments.preset = "cuda" if torch.cuda.is_available() else "cpu"
+    given = {f.name: getattr(arguments, f.name) for f in fields(Config)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Config(**{**PRESETS[arguments.preset], **given}), arguments
+
+
+def main(argv=None):
+    """Train. Returns the exit code: 2 for a user's mistake, which gets one line."""
+    try:
+        config, arguments = parse_arguments(argv)
+        from mdlm.corpus import prepare_corpus
+        from mdlm.training import train
+
+        corpus = prepare_corpus(config)
+        print(f"{config.corpus}: {len(corpus.train):,} tokens to train on", flush=True)
+        run = train(config, corpus, arguments.folder, resume=not arguments.restart)
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    last = run.history[-1]
+    print(
+        f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation at most",
+        end=" ",
+    )
+    print(f"{last['bpb']:.3f} ± {last['error']:.3f} bits per byte")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
