@@ -1,0 +1,93 @@
+"""The tokenizer: round trips, an independent implementation, and no mask from plain text."""
+
+import re
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, trainers
+
+from bpe_tokenizer import MASK, PATTERN, BPETokenizer, UserError
+
+TEXT = (
+    "In the beginning God created the heaven and the earth. And the earth was without form, and "
+    "void; and darkness was upon the face of the deep. Ärger, naïve café, 12345 — the end.\n"
+) * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BPETokenizer.train(TEXT, 330)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text() | st.sampled_from([TEXT, MASK, "a" * 1000, "\ud800"]))
+def test_text_round_trip(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.mask_id not in ids
+    assert tokenizer.decode_bytes(ids) == text.encode("utf-8", "surrogatepass")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary())
+def test_bytes_round_trip(tokenizer, data):
+    ids = tokenizer.encode(data)
+    assert tokenizer.decode_bytes(ids) == data
+    assert tokenizer.decode(ids) == data.decode("utf-8", "replace")
+
+
+def test_merges_equal_hugging_face():
+    pieces = re.findall(PATTERN, TEXT)
+    letter = [chr(0x100 + b) for b in range(256)]  # one letter for each byte, in the order of bytes
+    words = ["".join(letter[b] for b in piece.encode()) for piece in pieces]
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=letter, show_progress=False)
+    theirs = Tokenizer(models.BPE())
+    theirs.train_from_iterator(words, trainer)
+    ours = BPETokenizer.train(TEXT, theirs.get_vocab_size() + 1)
+    spelled = ["".join(letter[b] for b in token) for token in ours.token_bytes[:-1]]
+    assert {token: i for i, token in enumerate(spelled)} == theirs.get_vocab()
+    for word, piece in zip(words, pieces, strict=True):
+        assert ours.encode(piece) == theirs.encode(word).ids
+
+
+def test_merges_equal_recounting():
+    words = {tuple(p.encode()): n for p, n in Counter(re.findall(PATTERN, TEXT)).items()}
+    merges = []
+    for new in range(256, 300):
+        counts = Counter()
+        for word, n in words.items():
+            for pair in pairwise(word):
+                counts[pair] += n
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        merged = {}
+        for word, n in words.items():
+            out, i = [], 0
+            while i < len(word):
+                hit = word[i : i + 2] == best
+                out.append(new if hit else word[i])
+                i += 2 if hit else 1
+            merged[tuple(out)] = n
+        words = merged
+    assert BPETokenizer.train(TEXT, 301).merges == merges
+
+
+def test_mask_only_when_asked(tokenizer):
+    assert tokenizer.encode(f"a{MASK}", allow_special=True)[-1] == tokenizer.mask_id
+    assert tokenizer.mask_id not in tokenizer.encode(f"a{MASK}")
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    assert BPETokenizer.load(path).encode(TEXT) == tokenizer.encode(TEXT)
+    path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        BPETokenizer.load(path)
+
+
+def test_vocabulary_too_small():
+    with pytest.raises(UserError, match="257"):
+        BPETokenizer.train(TEXT, 256)
