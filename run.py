@@ -43,7 +43,7 @@ def install(python, requirements):
     call(python, "-m", "pip", "install", "--quiet", "-r", requirements)
 
 
-def execute(notebook, parameters=None):
+def execute(notebook):
     """Run a notebook into runs/, showing what it prints. Runs inside the environment."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -55,7 +55,6 @@ def execute(notebook, parameters=None):
         papermill.execute_notebook(
             notebook,
             str(output),
-            parameters,
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,

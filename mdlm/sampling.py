@@ -125,12 +125,8 @@ def sample(model, z, steps=128, temperature=1.0, top_p=1.0, schedule="linear", g
     when = torch.searchsorted(alpha, moment, right=True).clamp(max=steps).to(z.device)  # 1..steps
     when[z != model.mask_id] = 0
     probability, calls = torch.ones(z.shape, dtype=torch.float64), 0
-    for i in when.unique().tolist():
-        texts = (
-            (when == i).any(dim=1).nonzero()[:, 0] if i else []
-        )  # those in which something comes off
-        if len(texts) == 0:
-            continue
+    for i in when[when > 0].unique().tolist():
+        texts = (when == i).any(dim=1).nonzero()[:, 0]  # those in which something comes off
         row, column = (when[texts] == i).nonzero(as_tuple=True)  # (N,)
         t = torch.full((len(texts),), 1 - alpha[i - 1], device=z.device, dtype=torch.float32)
         with autocast(z.device):
