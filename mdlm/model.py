@@ -22,10 +22,10 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         return F.rms_norm(x, x.shape[-1:], self.scale, eps=1e-6)
 
-# %% ../train_model.ipynb #6ab9b98a
-def rope_tables(length, dim, base=10_000):
+# %% ../train_model.ipynb #797e3e0c
+def rope_tables(length, dim):
     """cos and sin of the angle of each position and channel pair, (length, dim / 2) each."""
-    frequencies = base ** (-torch.arange(0, dim, 2) / dim)  # (D/2,) from fast to slow
+    frequencies = length ** (-torch.arange(0, dim, 2) / dim)  # (D/2,) radians a position
     angles = torch.arange(length)[:, None] * frequencies  # (L, D/2)
     return angles.cos(), angles.sin()
 
@@ -49,13 +49,11 @@ class Attention(nn.Module):
         B, L, C = x.shape
         qkv = self.qkv(x).view(B, L, 3, self.n_heads, C // self.n_heads)  # (B, L, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, D) each
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = (rotate(F.rms_norm(u, u.shape[-1:]), cos, sin) for u in (q, k))
         if x.is_cuda:
             y = F.scaled_dot_product_attention(q, k, v)  # (B, H, L, D)
         else:
-            scores = (
-                q @ k.mT * q.shape[-1] ** -0.5
-            )  # (B, H, L, L) how much each token looks at each
+            scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, L, L) from each token to each other
             y = scores.softmax(dim=-1).type_as(v) @ v  # (B, H, L, D)
         return self.out(y.transpose(1, 2).reshape(B, L, C))
 

@@ -43,7 +43,7 @@ def adjust(logits, temperature=1.0, top_p=1.0):
         p = p / p.sum(dim=-1, keepdim=True)
     return p
 
-
+# %% ../sampling.ipynb #714cf508
 def draw(p, generator=None):
     """One token from each row of p (N, V), float64, by inverting the cumulative sum. (N,)"""
     cumulative = p.cumsum(dim=-1)  # (N, V)
@@ -66,7 +66,7 @@ class Trajectory:
         """The texts after that many steps, with masks where no token has appeared yet. (B, L)"""
         return torch.where(self.step <= step, self.tokens, self.mask_id)
 
-
+# %% ../sampling.ipynb #87b89e70
 def start_from(model, z):
     """Check a batch of texts with masks (B, L), and copy it. Raises UserError if it is too long."""
     if z.shape[1] > model.config.context:

@@ -46,7 +46,7 @@ def pick_device():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
-
+# %% ../train_model.ipynb #aa194fce
 def compute_dtype(device):
     """The dtype in which `device` multiplies matrices fastest without harm.
 
@@ -64,7 +64,7 @@ def compute_dtype(device):
         return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
     return torch.float32
 
-
+# %% ../train_model.ipynb #60338920
 def can_compile(device):
     """Whether torch.compile has what it needs: Triton on CUDA; g++ and Python.h on a CPU."""
     if device.type == "cuda":
@@ -126,7 +126,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
-
+# %% ../train_model.ipynb #51fd1290
 def make_optimizers(model, config):
     """Muon for the matrices in the blocks, AdamW for the embedding, the norms and the rest."""
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
@@ -260,7 +260,7 @@ def save_checkpoint(path, model, tokenizer, facts):
     }
     write_atomically(path, safetensors.torch.save(weights, metadata))
 
-
+# %% ../train_model.ipynb #d586c5c4
 def load_checkpoint(path, device=None):
     """Read a checkpoint: (model in eval mode, tokenizer, facts).
 
@@ -321,7 +321,7 @@ class Run:
             for block in self.model.blocks:  # all alike: compiled once, used for each
                 block.compile()
 
-
+# %% ../train_model.ipynb #f69ce018
 def validate(run):
     """Measure the bound on the validation text (all of it at the end); add it to the history."""
     config, corpus = run.config, run.corpus
@@ -365,7 +365,7 @@ def save_run(run):
     with run.ema.applied():
         save_checkpoint(run.path, run.model, run.corpus.tokenizer, facts)
 
-
+# %% ../train_model.ipynb #06d58fa4
 def restore_run(run):
     """Go on from the saved state, if any. Raises UserError if it is damaged or not of this run."""
     if not run.resume_path.exists():
@@ -409,7 +409,7 @@ def stop_button():
     finally:
         signal.signal(signal.SIGINT, usual)
 
-
+# %% ../train_model.ipynb #19dde409
 def read_losses(run, pending):
     """Move the last steps' losses to `run.losses`. Raises UserError if one is not a number."""
     run.losses += torch.stack(pending).tolist()  # reading them makes a GPU wait: so not every step
