@@ -1,4 +1,4 @@
-"""Model, loss and sampler, against exact enumeration where that is possible."""
+"""Model and loss, against exact enumeration where that is possible."""
 
 import itertools
 import math
@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpe_tokenizer import UserError
 from mdlm.config import Config
 from mdlm.diffusion import diffusion_loss, nelbo
 from mdlm.model import DiffusionTransformer, rope_tables, rotate
-from mdlm.sampling import sample, sample_plain
-from mdlm.training import load_checkpoint
 from run import export_notebooks
 
 TINY = dict(n_layers=2, d_model=32, n_heads=2, context=16, vocab_size=300, compile=False)
@@ -99,62 +96,6 @@ def test_reported_bound_is_unbiased():
     k = torch.arange(n) % 3 + 1
     estimates = nelbo(model, x.expand(n, -1), k, torch.Generator().manual_seed(0))
     assert abs(estimates.mean() - exact_nelbo(model, x)) < 4 * estimates.std() / math.sqrt(n)
-
-
-def exact_distribution(model, steps):
-    """Probability of each text under ancestral sampling, by following every branch."""
-    states = {(3, 3, 3): 1.0}
-    for i in range(1, steps + 1):
-        chance, new = 1 / (steps - i + 1), {}
-        for z, weight in states.items():
-            p = model.table[z].exp().tolist()
-            choices = [
-                [(3, 1 - chance)] + [(v, chance * p[j][v]) for v in range(3)]
-                if z[j] == 3
-                else [(z[j], 1.0)]
-                for j in range(3)
-            ]
-            for combination in itertools.product(*choices):
-                text = tuple(v for v, _ in combination)
-                new[text] = new.get(text, 0.0) + weight * math.prod(q for _, q in combination)
-        states = {z: w for z, w in new.items() if w > 0}
-    return states
-
-
-@pytest.mark.parametrize("sampler", [sample_plain, sample])
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_sampler_draws_from_the_exact_distribution(sampler, steps):
-    model, n = Enumerable(), 20_000
-    z = torch.full((n, 3), 3)
-    tokens = sampler(model, z, steps, generator=torch.Generator().manual_seed(steps)).tokens
-    counts = (tokens * torch.tensor([9, 3, 1])).sum(1).bincount(minlength=27)
-    expected = torch.zeros(27)
-    for (a, b, c), weight in exact_distribution(model, steps).items():
-        expected[9 * a + 3 * b + c] = n * weight
-    chi2 = ((counts - expected) ** 2 / expected).sum().item()
-    assert chi2 < 26 + 4 * math.sqrt(
-        2 * 26
-    )  # mean and standard deviation of chi-square, 26 degrees
-
-
-@pytest.mark.parametrize("sampler", [sample_plain, sample])
-def test_sampler_keeps_what_is_given_and_leaves_no_mask(model, sampler):
-    z = torch.randint(299, (3, 16))
-    z[:, 3:11] = model.mask_id
-    result = sampler(model, z, 7, generator=torch.Generator().manual_seed(0))
-    assert (result.tokens != model.mask_id).all()
-    given = z != model.mask_id
-    assert (result.tokens[given] == z[given]).all()
-    assert (result.state(0) == z).all()
-
-
-def test_damaged_checkpoint_and_bad_settings(tmp_path):
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="not a checkpoint"):
-        load_checkpoint(path)
-    with pytest.raises(UserError, match="d_model"):
-        Config(d_model=30, n_heads=4)
 
 
 def test_modules_are_what_the_notebooks_export(tmp_path, monkeypatch):

@@ -1,0 +1,279 @@
+"""Samplers, against the exact distribution of a tiny text: 3 places, 3 tokens, all enumerated."""
+
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from bpe_tokenizer import BPETokenizer, UserError
+from mdlm.config import Config
+from mdlm.model import DiffusionTransformer
+from mdlm.sampling import (
+    adjust,
+    call_numbers,
+    draw,
+    follow,
+    longest_copy,
+    noise_grid,
+    remask_probabilities,
+    sample,
+    sample_confident,
+    sample_first_hitting,
+    sample_long,
+    sample_plain,
+    sample_remask,
+    template,
+)
+
+MASK = 3
+TEXTS = list(itertools.product(range(3), repeat=3))
+SAMPLERS = [sample_plain, sample, sample_first_hitting, sample_confident, sample_remask]
+N = 20_000  # texts drawn for each test
+
+
+class ExactDenoiser:
+    """The model's interface over a joint distribution of 27 texts: it knows every conditional."""
+
+    mask_id = MASK
+    config = Config(context=3)
+
+    def __init__(self):
+        noise = torch.Generator().manual_seed(3)
+        self.joint = (2 * torch.randn(27, generator=noise)).softmax(0).double()  # p(x)
+        self.table = torch.zeros(4, 4, 4, 3, 3)  # z -> log p(x^l = v | what is visible in z)
+        for z in itertools.product(range(4), repeat=3):
+            fits = torch.tensor(
+                [all(a in (b, MASK) for a, b in zip(z, x, strict=True)) for x in TEXTS]
+            )
+            weight = self.joint * fits
+            for place, v in itertools.product(range(3), repeat=2):
+                has = torch.tensor([x[place] == v for x in TEXTS])
+                self.table[z][place, v] = ((weight * has).sum() / weight.sum()).log()
+
+    def parameters(self):
+        yield self.table
+
+    def features(self, z, t=None):
+        return self.table[z[:, 0], z[:, 1], z[:, 2]]
+
+    def head(self, h):
+        return h
+
+
+MODEL = ExactDenoiser()
+
+
+def branch(states, choices):
+    """Follow every branch: {text: probability} and, for a text, the options of each place."""
+    new = {}
+    for z, weight in states.items():
+        for combination in itertools.product(*choices(z)):
+            text = tuple(v for v, _ in combination)
+            new[text] = new.get(text, 0.0) + weight * math.prod(q for _, q in combination)
+    return {z: w for z, w in new.items() if w > 0}
+
+
+def exact_chain(steps, eta=0.0):
+    """Probability of each text after `steps` steps of ancestral sampling, or remasking with eta."""
+    states, alpha = {(MASK,) * 3: 1.0}, [i / steps for i in range(steps + 1)]
+    for alpha_t, alpha_s in itertools.pairwise(alpha):
+        sigma = min(eta, (1 - alpha_s) / alpha_t) if alpha_t else 0.0
+        chance = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+
+        def choices(z, sigma=sigma, chance=chance):
+            p = MODEL.table[z].exp().tolist()
+            return [
+                [(MASK, 1 - chance)] + [(v, chance * p[j][v]) for v in range(3)]
+                if z[j] == MASK
+                else [(z[j], 1 - sigma), (MASK, sigma)]
+                for j in range(3)
+            ]
+
+        states = branch(states, choices)
+    return states
+
+
+def exact_groups(sizes):
+    """Probability of each text if the places are filled in random order, so many at a time."""
+    total = dict.fromkeys(TEXTS, 0.0)
+    for order in itertools.permutations(range(3)):
+        states, rest = {(MASK,) * 3: 1.0}, list(order)
+        for size in sizes:
+            now, rest = rest[:size], rest[size:]
+
+            def choices(z, now=now):
+                p = MODEL.table[z].exp().tolist()
+                return [
+                    [(v, p[j][v]) for v in range(3)] if j in now else [(z[j], 1.0)]
+                    for j in range(3)
+                ]
+
+            states = branch(states, choices)
+        for text, weight in states.items():
+            total[text] += weight / 6
+    return total
+
+
+def chi_square(sampler, expected):
+    """Chi-square of N drawn texts against the expected probabilities; 26 degrees of freedom."""
+    noise = torch.Generator().manual_seed(11)
+    tokens = sampler(MODEL, torch.full((N, 3), MASK), generator=noise).tokens
+    counts = (tokens * torch.tensor([9, 3, 1])).sum(1).bincount(minlength=27)
+    expected = N * torch.tensor([expected[text] for text in TEXTS])
+    return ((counts - expected) ** 2 / expected).sum().item()
+
+
+FITS = 26 + 4 * math.sqrt(2 * 26)  # mean and four standard deviations of chi-square
+JOINT = dict(zip(TEXTS, MODEL.joint.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("sampler", [sample_plain, sample])
+def test_ancestral_sampling_is_exact_for_its_grid(sampler, steps):
+    assert chi_square(partial(sampler, steps=steps), exact_chain(steps)) < FITS
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_remasking_is_exact_for_its_grid(eta):
+    assert chi_square(partial(sample_remask, steps=4, eta=eta), exact_chain(4, eta)) < FITS
+
+
+@pytest.mark.parametrize(("steps", "sizes"), [(1, [3]), (2, [2, 1]), (3, [1, 1, 1])])
+def test_first_hitting_is_exact(steps, sizes):
+    sampler = partial(sample_first_hitting, steps=steps)
+    assert chi_square(sampler, exact_groups(sizes)) < FITS
+
+
+def test_only_one_token_at_a_time_gives_the_joint_distribution():
+    assert chi_square(sample_first_hitting, JOINT) < FITS
+    assert chi_square(partial(sample, steps=2), JOINT) > 10 * FITS  # tokens drawn independently
+    assert chi_square(partial(sample, steps=4000), JOINT) < FITS
+
+
+def test_confidence_is_biased_even_one_token_at_a_time():
+    """It keeps a token because of what was drawn. The other rules choose the place before that."""
+    assert chi_square(partial(sample_confident, steps=3, rule="confidence"), JOINT) > 10 * FITS
+    assert chi_square(partial(sample_confident, steps=3, rule="margin"), JOINT) < FITS
+    assert chi_square(partial(sample_confident, steps=3, rule="entropy"), JOINT) < FITS
+    for rule in ("confidence", "margin", "entropy"):
+        assert chi_square(partial(sample_confident, steps=2, rule=rule), JOINT) > 10 * FITS
+
+
+@pytest.mark.parametrize("alpha_t,alpha_s", [(0.0, 0.1), (0.3, 0.4), (0.9, 1.0)])
+@pytest.mark.parametrize("eta", [0.0, 0.2, 1.0])
+def test_remasking_preserves_the_marginals(alpha_t, alpha_s, eta):
+    sigma, chance = remask_probabilities(alpha_s, alpha_t, eta)
+    assert 0 <= sigma <= 1 and 0 <= chance <= 1 + 1e-12
+    assert math.isclose(alpha_t * (1 - sigma) + (1 - alpha_t) * chance, alpha_s)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    tiny = dict(n_layers=2, d_model=32, n_heads=2, context=16, vocab_size=300, compile=False)
+    return DiffusionTransformer(Config(**tiny)).eval()
+
+
+@pytest.mark.parametrize("steps", [3, 40])
+def test_skipping_idle_steps_changes_no_token(model, steps):
+    z = torch.full((20, 16), model.mask_id)
+    z[:, 3:5] = 7
+    plain = sample_plain(model, z, steps, torch.Generator().manual_seed(steps))
+    u = torch.rand(
+        z.shape, generator=torch.Generator().manual_seed(steps), dtype=torch.float64
+    )  # what the plain sampler drew first
+    alpha_t = noise_grid(steps)[(plain.step - 1).clamp(min=0)]
+    with torch.no_grad():
+        planned = follow(model, z, plain.step, alpha_t, u, steps)
+    assert torch.equal(plain.tokens, planned.tokens)
+    assert torch.equal(plain.step, planned.step)
+    assert planned.network_calls < plain.network_calls or steps == 3
+
+
+@pytest.mark.parametrize("steps", [4, 16, 100])
+def test_number_of_network_calls(model, steps):
+    z = torch.full((500, 16), model.mask_id)
+    calls = sample(model, z, steps, torch.Generator().manual_seed(0)).network_calls
+    expected = steps * (1 - (1 - 1 / steps) ** 16)
+    assert abs(calls - expected) < 4 * 2 / math.sqrt(500)  # a text's calls vary by less than 2
+
+
+def test_call_numbers():
+    when = torch.tensor([[0, 9, 2, 9], [5, 5, 5, 5], [0, 0, 0, 0]])
+    assert call_numbers(when).tolist() == [[0, 2, 1, 2], [1, 1, 1, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("n_masks", [0, 1, 9])
+def test_samplers_keep_what_is_given_and_leave_no_mask(model, sampler, n_masks):
+    z = torch.randint(299, (3, 16), generator=torch.Generator().manual_seed(0))
+    z[:, 3 : 3 + n_masks] = model.mask_id
+    result = sampler(model, z, 7, torch.Generator().manual_seed(0))
+    assert (result.tokens != model.mask_id).all()
+    given = z != model.mask_id
+    assert torch.equal(result.tokens[given], z[given])
+    assert torch.equal(result.state(0), z)
+    assert torch.equal(result.state(7), result.tokens)
+    assert (result.probability > 0).all() and (result.step[given] == 0).all()
+
+
+@pytest.mark.parametrize("length", [9, 16, 50])
+def test_long_texts_keep_their_beginning(model, length):
+    z = torch.randint(299, (2, 5), generator=torch.Generator().manual_seed(0))
+    result = sample_long(model, z, length, 4, 4, torch.Generator().manual_seed(0))
+    assert result.shape == (2, length) and torch.equal(result[:, :5], z)
+    assert (result != model.mask_id).all()
+
+
+def test_given_text_comes_back_byte_for_byte(model):
+    tokenizer = BPETokenizer.train("the lord spake unto moses and the people " * 50, 300)
+    prompt = "the lord spake unto mos"  # ends inside a word
+    z = template(tokenizer, [prompt], 16)
+    assert tokenizer.vocab_size < 300
+    model.mask_id = tokenizer.mask_id  # the untrained model draws smaller ids only
+    ids = sample(model, z, 8, torch.Generator().manual_seed(0)).tokens[0].tolist()
+    assert tokenizer.decode_bytes(ids).startswith(prompt.encode())
+
+
+def test_knobs():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    p = logits.double().softmax(-1)
+    assert torch.equal(adjust(logits), p)
+    torch.testing.assert_close(adjust(logits, temperature=0.5), (2 * logits.double()).softmax(-1))
+    for knobs, kept in [
+        ({"top_k": 2}, 2),
+        ({"top_p": 0.7}, 2),
+        ({"top_p": 0.6}, 1),
+        ({"min_p": 0.3}, 2),
+    ]:
+        expected = torch.where(torch.arange(4) < kept, p, 0.0)
+        torch.testing.assert_close(adjust(logits, **knobs), expected / expected.sum())
+    for knobs in ({"temperature": 0}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": 2}, {"top_k": -1}):
+        with pytest.raises(UserError):
+            adjust(logits, **knobs)
+
+
+def test_draw_at_the_ends():
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]] * 4, dtype=torch.float64)
+    u = torch.tensor([0.0, 0.2499, 0.25, 1 - 2**-53], dtype=torch.float64)
+    assert draw(p, u).tolist() == [1, 1, 3, 3]
+
+
+def test_longest_copy():
+    assert longest_copy("xx the king went", "so the king was") == " the king w"
+    assert longest_copy("", "abc") == longest_copy("xyz", "abc") == ""
+
+
+def test_bad_input(model):
+    z = torch.full((1, 8), model.mask_id)
+    with pytest.raises(UserError, match="context of 16"):
+        sample(model, torch.zeros(1, 17, dtype=torch.long))
+    for sampler in SAMPLERS:
+        with pytest.raises(UserError, match="steps"):
+            sampler(model, z, 0)
+    with pytest.raises(UserError, match="rule"):
+        sample_confident(model, z, rule="luck")
+    with pytest.raises(UserError, match="block"):
+        sample_long(model, z, 20, block=16)
