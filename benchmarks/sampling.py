@@ -89,21 +89,27 @@ def measure(model, n_texts, steps, repeats, with_plain):
     return row
 
 
+COLUMNS = {  # heading: (key, format)
+    "texts": ("texts", "{}"),
+    "T": ("T", "{}"),
+    "calls": ("calls", "{:.1f}"),
+    "plain": ("plain_s", "{:.2f} s"),
+    "cached": ("cached_s", "{:.2f} s"),
+    "faster": ("speedup", "{:.1f} x"),
+    "tokens/s": ("tokens_per_s", "{:,.0f}"),
+    "products alone": ("products_s", "{:.2f} s"),
+    "cached / products": ("times_products", "{:.2f}"),
+    "peak memory": ("peak_MB", "{:.0f} MB"),
+}
+
+
 def table(rows):
     """The rows as Markdown."""
-    lines = [
-        "| texts | T | calls | plain | cached | faster | tokens/s | products alone | ratio | peak memory |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for r in rows:
-        plain, speedup = (
-            (f"{r['plain_s']:.2f} s", f"{r['speedup']:.1f} x") if r["plain_s"] else ("", "")
-        )
-        lines.append(
-            f"| {r['texts']} | {r['T']} | {r['calls']:.1f} | {plain} | {r['cached_s']:.2f} s | {speedup} "
-            f"| {r['tokens_per_s']:,.0f} | {r['products_s']:.2f} s | {r['times_products']:.2f} | {r['peak_MB']:.0f} MB |"
-        )
-    return "\n".join(lines)
+    lines = [list(COLUMNS), ["---:"] * len(COLUMNS)]
+    for row in rows:
+        cells = [(row[key], form) for key, form in COLUMNS.values()]
+        lines.append(["" if value is None else form.format(value) for value, form in cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(argv=None):
