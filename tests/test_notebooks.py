@@ -1,11 +1,15 @@
-"""Both notebooks run from top to bottom, with parameters small enough for a test."""
+"""Both notebooks run from top to bottom; and they are committed as they ran, outputs and all."""
 
+import re
 import shutil
 from pathlib import Path
 
+import nbformat
 import papermill
+import pytest
 
 ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ["train_model.ipynb", "sampling.ipynb"]
 TINY = dict(
     n_layers=1,
     d_model=64,
@@ -23,12 +27,12 @@ TINY = dict(
 
 
 def test_train_then_sample(tmp_path):
-    for name in ("bpe_tokenizer.py", "train_model.ipynb", "sampling.ipynb"):
+    for name in ("bpe_tokenizer.py", *NOTEBOOKS):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "mdlm", tmp_path / "mdlm")
     for notebook, parameters in [
         ("train_model.ipynb", dict(preset="cpu", overrides=TINY)),
-        ("sampling.ipynb", dict(steps=16, n_samples=1)),
+        ("sampling.ipynb", dict(steps=16, n_samples=1, comparison_steps=[4, 8])),
     ]:
         papermill.execute_notebook(
             str(tmp_path / notebook),
@@ -40,3 +44,22 @@ def test_train_then_sample(tmp_path):
         )
     assert (tmp_path / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
     assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_as_it_ran(name):
+    path = ROOT / name
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in code)
+    for cell in code:
+        shows = re.search(r"^(\s*print\(|plt\.show\(\))", cell.source, re.MULTILINE)
+        if shows and "#| export" not in cell.source:
+            assert cell.outputs, f"no output: {cell.source}"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+    outputs = str([cell.outputs for cell in code])
+    assert not re.search(r"/home/|/Users/|/tmp/|/root/|[A-Z]:\\\\|Warning", outputs)
+    assert path.stat().st_size < 1_000_000
