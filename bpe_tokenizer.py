@@ -13,6 +13,7 @@ GPT-2 (Radford et al. 2019). Read the file from top to bottom, then try it on a 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -82,7 +83,8 @@ def write_atomically(path, data):
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong has been said above
+            temporary.unlink()
 
 
 def merge(ids, pair, new_id):

@@ -1,6 +1,7 @@
 """The project's commands. Only Python is needed; everything else is installed on the way.
 
     python run.py            install, train on the default corpus, sample; prints where the text is
+    python run.py twin       the same for twin.ipynb: an autoregressive model to compare with
     python run.py test       install, check the style, run the tests
     python run.py export     write the notebooks' code to mdlm/ (after you changed a notebook)
 
@@ -15,7 +16,8 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NOTEBOOKS = ["train_model.ipynb", "sampling.ipynb"]
+MAIN = ["train_model.ipynb", "sampling.ipynb"]
+NOTEBOOKS = [*MAIN, "twin.ipynb"]
 
 
 def environment_python():
@@ -90,7 +92,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", nargs="?", default="all", choices=["all", "test", "export"])
+    parser.add_argument(
+        "command", nargs="?", default="all", choices=["all", "twin", "test", "export"]
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     if not arguments.inside:
@@ -102,9 +106,11 @@ def main():
         return
     os.chdir(HERE)
     if arguments.command == "all":
-        for notebook in NOTEBOOKS:
+        for notebook in MAIN:
             execute(notebook)
         print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
+    elif arguments.command == "twin":
+        execute("twin.ipynb")
     elif arguments.command == "export":
         export_notebooks("mdlm")
     else:
@@ -114,7 +120,7 @@ def main():
 
 
 def export_notebooks(folder):
-    """Write the cells marked `#| export NAME` of both notebooks to `folder`/NAME.py."""
+    """Write the cells marked `#| export NAME` of the notebooks to `folder`/NAME.py."""
     from nbdev.export import nb_export
     from nbdev.maker import ModuleMaker
 

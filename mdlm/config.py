@@ -23,6 +23,7 @@ class Config:
     d_model: int = 256  # width of the residual stream (C)
     n_heads: int = 4
     time_conditioning: bool = False  # tell the network t as well (it can count the masks itself)
+    causal: bool = False  # the autoregressive twin: every token sees only those before it
     # training
     steps: int = 3000
     batch_size: int = 32  # sequences per optimiser step

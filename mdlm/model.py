@@ -37,11 +37,11 @@ def rotate(x, cos, sin):
 
 # %% ../train_model.ipynb #091e86ac
 class Attention(nn.Module):
-    """Bidirectional multi-head self-attention. (B, L, C) -> (B, L, C)"""
+    """Multi-head self-attention, bidirectional unless `causal`. (B, L, C) -> (B, L, C)"""
 
-    def __init__(self, dim, n_heads):
+    def __init__(self, dim, n_heads, causal=False):
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.causal = n_heads, causal
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
@@ -51,9 +51,12 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, D) each
         q, k = (rotate(F.rms_norm(u, u.shape[-1:]), cos, sin) for u in (q, k))
         if x.is_cuda:
-            y = F.scaled_dot_product_attention(q, k, v)  # (B, H, L, D)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, H, L, D)
         else:
             scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, L, L) from each token to each other
+            if self.causal:
+                later = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
+                scores = scores.masked_fill(later, -torch.inf)
             y = scores.softmax(dim=-1).type_as(v) @ v  # (B, H, L, D)
         return self.out(y.transpose(1, 2).reshape(B, L, C))
 
@@ -84,9 +87,9 @@ def time_features(t, dim):
 class Block(nn.Module):
     """Pre-norm transformer block. x: (B, L, C), c: None or (B, C), the embedded time."""
 
-    def __init__(self, dim, n_heads, time_conditioning):
+    def __init__(self, dim, n_heads, time_conditioning=False, causal=False):
         super().__init__()
-        self.norm1, self.attention = RMSNorm(dim), Attention(dim, n_heads)
+        self.norm1, self.attention = RMSNorm(dim), Attention(dim, n_heads, causal)
         self.norm2, self.feed_forward = RMSNorm(dim), SwiGLU(dim)
         self.modulation = nn.Linear(dim, 4 * dim) if time_conditioning else None
 
@@ -111,7 +114,8 @@ class DiffusionTransformer(nn.Module):
         self.mask_id = config.vocab_size - 1
         self.embedding = nn.Embedding(config.vocab_size, dim)
         self.blocks = nn.ModuleList(
-            Block(dim, config.n_heads, config.time_conditioning) for _ in range(config.n_layers)
+            Block(dim, config.n_heads, config.time_conditioning, config.causal)
+            for _ in range(config.n_layers)
         )
         self.norm = RMSNorm(dim)
         self.time_mlp = None

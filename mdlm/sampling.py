@@ -13,10 +13,8 @@ from itertools import pairwise
 import torch
 
 from bpe_tokenizer import UserError
-
-if __name__ != "__main__":  # the notebook has imported these above
-    from mdlm.diffusion import SCHEDULES
-    from mdlm.training import autocast
+from .diffusion import SCHEDULES
+from .training import autocast
 
 
 def unmask_probability(alpha_s, alpha_t):
@@ -39,11 +37,11 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     if logits.device.type == "mps":  # has no float64
         logits = logits.cpu()
     p = (logits.double() / temperature).softmax(dim=-1)
-    ordered, index = p.sort(dim=-1, descending=True)
-    keep = ordered >= min_p * ordered[..., :1]
-    keep &= ordered.cumsum(dim=-1) - ordered < top_p  # the mass before each token
-    keep[..., top_k or p.shape[-1] :] = False
-    if not keep.all():
+    if top_k or top_p < 1 or min_p:
+        ordered, index = p.sort(dim=-1, descending=True)
+        keep = ordered >= min_p * ordered[..., :1]
+        keep &= ordered.cumsum(dim=-1) - ordered < top_p  # the mass before each token
+        keep[..., top_k or p.shape[-1] :] = False
         p = torch.zeros_like(p).scatter(-1, index, ordered * keep)
         p = p / p.sum(dim=-1, keepdim=True)
     return p

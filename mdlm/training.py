@@ -36,7 +36,7 @@ from bpe_tokenizer import BPETokenizer, UserError, write_atomically
 if __name__ != "__main__":
     from mdlm.config import Config
     from mdlm.corpus import windows
-    from mdlm.diffusion import nelbo, spread_mask_counts
+    from mdlm.diffusion import loss_in_nats, spread_mask_counts
     from mdlm.model import DiffusionTransformer
 
 
@@ -150,7 +150,7 @@ def training_step(model, optimizers, scaler, corpus, config, step):
         x.chunk(config.accumulation), k.chunk(config.accumulation), strict=True
     ):
         with autocast(device):
-            nats = nelbo(model, x_part.to(device), k_part, noise)
+            nats = loss_in_nats(model, x_part.to(device), k_part, noise)
         loss = nats.sum() / x.numel()  # of the whole batch, so that the parts add up to it
         scaler.scale(loss).backward()
         total += loss.detach()
@@ -221,11 +221,13 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0):
         ):
             # compiling the network again for each shape would take longer than just running it
             with autocast(device), torch.compiler.set_stance("force_eager"):
-                nats.append(nelbo(model, x_part.to(device), k_part, noise).double().cpu())
+                loss = loss_in_nats(model, x_part.to(device), k_part, noise)
+                nats.append(loss.double().cpu())
         nats = torch.cat(nats)[k.argsort()]
         n_windows = len(x) / passes
         total += n_windows * nats.mean().item()
-        if len(nats) > 1:
+        exact = config.causal and not max_windows  # the twin's loss has no noise in it
+        if len(nats) > 1 and not exact:
             variance += n_windows**2 * nats.diff().pow(2).mean().item() / 2 / len(nats)
     n_tokens = len(full) * L + tail
     return total / n_tokens, math.sqrt(variance) / n_tokens
@@ -245,7 +247,7 @@ def run_name(config):
         k: v for k, v in asdict(config).items() if k not in ("eval_every", "save_every", "compile")
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return f"{Path(config.corpus).stem}-{digest[:6]}"
+    return f"{Path(config.corpus).stem}-{digest[:6]}" + ("-twin" if config.causal else "")
 
 
 def save_checkpoint(path, model, tokenizer, facts):
@@ -470,8 +472,9 @@ def progress_facts(run):
 
 # %% ../train_model.ipynb #f29d4b0e
 def newest_checkpoint(folder="checkpoints"):
-    """Path of the checkpoint written last. Raises UserError, with a hint, if there is none."""
-    paths = sorted(Path(folder).glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    """Path of the checkpoint written last, twins aside. Raises UserError if there is none."""
+    paths = [path for path in Path(folder).glob("*.safetensors") if "-twin" not in path.stem]
+    paths.sort(key=lambda path: path.stat().st_mtime)
     if not paths:
         raise UserError(f"no checkpoint in {folder}: train one with train_model.ipynb or train.py")
     return paths[-1]

@@ -1,4 +1,4 @@
-"""Both notebooks run from top to bottom; and they are committed as they ran, outputs and all."""
+"""The notebooks run from top to bottom; and they are committed as they ran, outputs and all."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import papermill
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = ["train_model.ipynb", "sampling.ipynb"]
+NOTEBOOKS = ["train_model.ipynb", "sampling.ipynb", "twin.ipynb"]
 TINY = dict(
     n_layers=1,
     d_model=64,
@@ -26,13 +26,14 @@ TINY = dict(
 )
 
 
-def test_train_then_sample(tmp_path):
-    for name in ("bpe_tokenizer.py", *NOTEBOOKS):
+def test_all_run(tmp_path):
+    for name in ("bpe_tokenizer.py", "sample_visual.py", *NOTEBOOKS):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "mdlm", tmp_path / "mdlm")
     for notebook, parameters in [
         ("train_model.ipynb", dict(preset="cpu", overrides=TINY)),
         ("sampling.ipynb", dict(steps=16, n_samples=1, comparison_steps=[4, 8])),
+        ("twin.ipynb", dict(n_samples=4)),
     ]:
         papermill.execute_notebook(
             str(tmp_path / notebook),
@@ -43,7 +44,7 @@ def test_train_then_sample(tmp_path):
             cwd=str(tmp_path),
         )
     assert (tmp_path / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
-    assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -9,6 +9,7 @@ import torch
 
 from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.config import Config
+from mdlm.diffusion import next_token_nats
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import (
     adjust,
@@ -26,6 +27,7 @@ from mdlm.sampling import (
     sample_remask,
     template,
 )
+from mdlm.twin import sample_twin, step_with_cache
 
 MASK = 3
 TEXTS = list(itertools.product(range(3), repeat=3))
@@ -264,6 +266,39 @@ def test_draw_at_the_ends():
 def test_longest_copy():
     assert longest_copy("xx the king went", "so the king was") == " the king w"
     assert longest_copy("", "abc") == longest_copy("xyz", "abc") == ""
+
+
+@pytest.fixture
+def twin():
+    torch.manual_seed(0)
+    tiny = dict(n_layers=2, d_model=32, n_heads=2, context=16, vocab_size=257, compile=False)
+    return DiffusionTransformer(Config(**tiny, causal=True)).eval()
+
+
+def test_twin_is_a_distribution_over_texts(twin):
+    texts = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    with torch.no_grad():
+        p = (-next_token_nats(twin, texts).double()).exp()
+    assert math.isclose(p.sum().item(), 1, rel_tol=1e-5)
+
+
+@torch.no_grad()
+def test_twin_sees_only_the_past_and_its_cache_is_right(twin):
+    x = torch.randint(256, (3, 16), generator=torch.Generator().manual_seed(0))
+    logits, cache = twin.head(twin.features(x)), []
+    for i in range(16):
+        step = step_with_cache(twin, x[:, i], i, cache)
+        torch.testing.assert_close(step, logits[:, i], rtol=1e-4, atol=1e-5)
+    x[:, 9:] = 0
+    torch.testing.assert_close(twin.head(twin.features(x))[:, :9], logits[:, :9])
+
+
+def test_twin_writes_from_left_to_right(twin):
+    z = torch.full((3, 16), twin.mask_id)
+    z[:, :4] = 7
+    result = sample_twin(twin, z, torch.Generator().manual_seed(0))
+    assert (result.tokens[:, :4] == 7).all() and (result.tokens != twin.mask_id).all()
+    assert result.step[0].tolist() == [0] * 4 + list(range(1, 13))
 
 
 def test_bad_input(model):
