@@ -1,6 +1,5 @@
 """Samplers, against the exact distribution of a tiny text: 3 places, 3 tokens, all enumerated."""
 
-import itertools
 import math
 from functools import partial
 
@@ -28,94 +27,15 @@ from mdlm.sampling import (
     template,
 )
 from mdlm.twin import sample_twin, step_with_cache
+from toy import MASK, TEXTS, ExactDenoiser, exact_groups, exact_sampler, some_language
 
-MASK = 3
-TEXTS = list(itertools.product(range(3), repeat=3))
 SAMPLERS = [sample_plain, sample, sample_first_hitting, sample_confident, sample_remask]
 N = 20_000  # texts drawn for each test
 
 
-class ExactDenoiser:
-    """The model's interface over a joint distribution of 27 texts: it knows every conditional."""
-
-    mask_id = MASK
-    config = Config(context=3)
-
-    def __init__(self):
-        noise = torch.Generator().manual_seed(3)
-        self.joint = (2 * torch.randn(27, generator=noise)).softmax(0).double()  # p(x)
-        self.table = torch.zeros(4, 4, 4, 3, 3)  # z -> log p(x^l = v | what is visible in z)
-        for z in itertools.product(range(4), repeat=3):
-            fits = torch.tensor(
-                [all(a in (b, MASK) for a, b in zip(z, x, strict=True)) for x in TEXTS]
-            )
-            weight = self.joint * fits
-            for place, v in itertools.product(range(3), repeat=2):
-                has = torch.tensor([x[place] == v for x in TEXTS])
-                self.table[z][place, v] = ((weight * has).sum() / weight.sum()).log()
-
-    def parameters(self):
-        yield self.table
-
-    def features(self, z, t=None):
-        return self.table[z[:, 0], z[:, 1], z[:, 2]]
-
-    def head(self, h):
-        return h
-
-
-MODEL = ExactDenoiser()
-
-
-def branch(states, choices):
-    """Follow every branch: {text: probability} and, for a text, the options of each place."""
-    new = {}
-    for z, weight in states.items():
-        for combination in itertools.product(*choices(z)):
-            text = tuple(v for v, _ in combination)
-            new[text] = new.get(text, 0.0) + weight * math.prod(q for _, q in combination)
-    return {z: w for z, w in new.items() if w > 0}
-
-
-def exact_chain(steps, eta=0.0):
-    """Probability of each text after `steps` steps of ancestral sampling, or remasking with eta."""
-    states, alpha = {(MASK,) * 3: 1.0}, [i / steps for i in range(steps + 1)]
-    for alpha_t, alpha_s in itertools.pairwise(alpha):
-        sigma = min(eta, (1 - alpha_s) / alpha_t) if alpha_t else 0.0
-        chance = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
-
-        def choices(z, sigma=sigma, chance=chance):
-            p = MODEL.table[z].exp().tolist()
-            return [
-                [(MASK, 1 - chance)] + [(v, chance * p[j][v]) for v in range(3)]
-                if z[j] == MASK
-                else [(z[j], 1 - sigma), (MASK, sigma)]
-                for j in range(3)
-            ]
-
-        states = branch(states, choices)
-    return states
-
-
-def exact_groups(sizes):
-    """Probability of each text if the places are filled in random order, so many at a time."""
-    total = dict.fromkeys(TEXTS, 0.0)
-    for order in itertools.permutations(range(3)):
-        states, rest = {(MASK,) * 3: 1.0}, list(order)
-        for size in sizes:
-            now, rest = rest[:size], rest[size:]
-
-            def choices(z, now=now):
-                p = MODEL.table[z].exp().tolist()
-                return [
-                    [(v, p[j][v]) for v in range(3)] if j in now else [(z[j], 1.0)]
-                    for j in range(3)
-                ]
-
-            states = branch(states, choices)
-        for text, weight in states.items():
-            total[text] += weight / 6
-    return total
+LANGUAGE = some_language()
+MODEL = ExactDenoiser(LANGUAGE)
+JOINT = dict(zip(TEXTS, LANGUAGE.tolist(), strict=True))
 
 
 def chi_square(sampler, expected):
@@ -128,24 +48,23 @@ def chi_square(sampler, expected):
 
 
 FITS = 26 + 4 * math.sqrt(2 * 26)  # mean and four standard deviations of chi-square
-JOINT = dict(zip(TEXTS, MODEL.joint.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("sampler", [sample_plain, sample])
 def test_ancestral_sampling_is_exact_for_its_grid(sampler, steps):
-    assert chi_square(partial(sampler, steps=steps), exact_chain(steps)) < FITS
+    assert chi_square(partial(sampler, steps=steps), exact_sampler(MODEL, steps)) < FITS
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_remasking_is_exact_for_its_grid(eta):
-    assert chi_square(partial(sample_remask, steps=4, eta=eta), exact_chain(4, eta)) < FITS
+    assert chi_square(partial(sample_remask, steps=4, eta=eta), exact_sampler(MODEL, 4, eta)) < FITS
 
 
 @pytest.mark.parametrize(("steps", "sizes"), [(1, [3]), (2, [2, 1]), (3, [1, 1, 1])])
 def test_first_hitting_is_exact(steps, sizes):
     sampler = partial(sample_first_hitting, steps=steps)
-    assert chi_square(sampler, exact_groups(sizes)) < FITS
+    assert chi_square(sampler, exact_groups(MODEL, sizes)) < FITS
 
 
 def test_only_one_token_at_a_time_gives_the_joint_distribution():
@@ -261,6 +180,21 @@ def test_draw_at_the_ends():
     p = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]] * 4, dtype=torch.float64)
     u = torch.tensor([0.0, 0.2499, 0.25, 1 - 2**-53], dtype=torch.float64)
     assert draw(p, u).tolist() == [1, 1, 3, 3]
+
+
+def test_coarse_gumbel_noise_lowers_the_temperature():
+    """The formula of the guide, section 8, against a simulation with 12-bit random numbers."""
+    bits, T, n = 12, 40, 2**20
+    p = torch.tensor([0.9, 0.08, 0.015, 0.004, 0.001], dtype=torch.float64)
+    noise = torch.Generator().manual_seed(0)
+    u = torch.randint(1, 2**bits, (n, 5), generator=noise).double() / 2**bits  # for the tokens
+    u_mask = torch.rand(n, 1, generator=noise, dtype=torch.float64)  # for "stay masked"
+    score = torch.cat([p / T / -u.log(), (1 - 1 / T) / -u_mask.log()], dim=1)
+    chance = score.argmax(dim=1).bincount(minlength=6)[:5] / n
+    expected = 2.0**-bits / torch.expm1(2.0**-bits * T / p)
+    assert (chance - expected).abs().max() < 0.1 / T
+    assert chance[4] < 0.01 * p[4] / T < expected[0]  # the rarest has vanished
+    assert abs(chance[0] / (p[0] / T) - 1) < 0.1  # the commonest has not
 
 
 def test_longest_copy():
