@@ -3,13 +3,14 @@
 # %% auto #0
 __all__ = ['unmask_probability', 'adjust', 'draw', 'Trajectory', 'start_from', 'noise_grid', 'predict', 'fill', 'sample_plain',
            'call_numbers', 'follow', 'sample', 'sample_first_hitting', 'certainty', 'sample_confident',
-           'remask_probabilities', 'sample_remask', 'distinct_pairs', 'longest_copy', 'template', 'sample_long']
+           'remask_probabilities', 'sample_remask', 'distinct_pairs', 'longest_copies', 'template', 'sample_long']
 
 # %% ../sampling.ipynb #1285a9d1
 # Samplers: from masks to text.
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from bpe_tokenizer import UserError
@@ -18,7 +19,7 @@ from .training import autocast
 
 
 def unmask_probability(alpha_s, alpha_t):
-    """Probability that a token masked at t is visible at s < t (MDLM, eq. 7)."""
+    """Probability that a token masked at t is visible at s < t (MDLM, section 3)."""
     return (alpha_s - alpha_t) / (1 - alpha_t)
 
 # %% ../sampling.ipynb #908b0513
@@ -257,16 +258,26 @@ def distinct_pairs(texts):
     pairs = [pair for text in texts for pair in pairwise(text.split())]
     return len(set(pairs)) / max(1, len(pairs))
 
-
-def longest_copy(text, source):
-    """The longest piece of `text` that stands verbatim in `source`."""
-    best, start = "", 0
-    for end in range(1, len(text) + 1):  # grow the piece; if it is not found, move its start
-        while text[start:end] not in source:
-            start += 1
-        if end - start > len(best):
-            best = text[start:end]
-    return best
+# %% ../sampling.ipynb #6618163e
+def longest_copies(texts, source, n=8):
+    """The longest piece of each text that stands verbatim in `source`; "" if below n = 8 bytes."""
+    data = np.frombuffer(source.encode("utf-8"), np.uint8)
+    pieces = np.lib.stride_tricks.sliding_window_view(data, n).copy().view(np.uint64)[:, 0]
+    places = pieces.argsort()
+    pieces, found = pieces[places], []
+    for text in texts:
+        text, best = text.encode("utf-8"), b""
+        for i in range(len(text) - n + 1):
+            piece = np.frombuffer(text, np.uint64, count=1, offset=i)
+            left, right = (np.searchsorted(pieces, piece, side)[0] for side in ("left", "right"))
+            at, length = places[left:right], n
+            while len(at):
+                best = max(best, text[i : i + length], key=len)
+                at = at[at + length < len(data)]
+                at = at[data[at + length] == text[i + length]] if i + length < len(text) else at[:0]
+                length += 1
+        found.append(best.decode("utf-8", "ignore"))
+    return found
 
 # %% ../sampling.ipynb #79a55ab9
 def template(tokenizer, parts, length=None):

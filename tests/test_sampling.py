@@ -15,7 +15,7 @@ from mdlm.sampling import (
     call_numbers,
     draw,
     follow,
-    longest_copy,
+    longest_copies,
     noise_grid,
     remask_probabilities,
     sample,
@@ -197,9 +197,10 @@ def test_coarse_gumbel_noise_lowers_the_temperature():
     assert abs(chance[0] / (p[0] / T) - 1) < 0.1  # the commonest has not
 
 
-def test_longest_copy():
-    assert longest_copy("xx the king went", "so the king was") == " the king w"
-    assert longest_copy("", "abc") == longest_copy("xyz", "abc") == ""
+def test_longest_copies():
+    source = "so the king was; the king went up, so the king was"
+    found = longest_copies(["xx the king went", "", "a rose", "they was; the kin"], source)
+    assert found == [" the king went", "", "", " was; the kin"]
 
 
 @pytest.fixture
