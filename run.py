@@ -77,15 +77,15 @@ def tidy(path):
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not is_progress(o)]
+            bars = [o for o in cell.outputs if o.get("name") == "stderr"]
+            if has_cleared("".join(o.text for o in bars)):
+                cell.outputs = [o for o in cell.outputs if o not in bars]
     nbformat.write(notebook, path)
 
 
-def is_progress(output):
-    """Whether an output is a progress bar that has cleared itself: nothing on it can be read."""
-    if output.output_type != "stream" or output.name != "stderr":
-        return False
-    return all(not line.split("\r")[-1].strip() for line in output.text.split("\n"))
+def has_cleared(text):
+    """Whether nothing of a text is left to read, because every line of it was written over."""
+    return all(not line.split("\r")[-1].strip() for line in text.split("\n"))
 
 
 def main():
