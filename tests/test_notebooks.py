@@ -44,7 +44,7 @@ def test_all_run(tmp_path):
             cwd=str(tmp_path),
         )
     assert (tmp_path / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
-    assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 3
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
