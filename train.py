@@ -70,6 +70,9 @@ def main(argv=None):
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # pressed twice, or before training began
+        print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
+        return 130
     last = run.history[-1]
     print(
         f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation at most",
