@@ -22,7 +22,7 @@ SCHEDULES = {  # name: (alpha_t, w_t = -alpha'_t / (1 - alpha_t)), both function
 
 
 def forward_process(x, alpha_t, mask_id, generator=None):
-    """Draw z_t from q(z_t | x): each token stays with probability alpha_t (MDLM, section 3).
+    """Draw z_t from q(z_t | x): each token stays with probability alpha_t (MDLM, eq. 4).
 
     x: (B, L) token ids; alpha_t: (B,). Returns z_t (B, L), with `mask_id` for the rest.
     """
@@ -48,7 +48,7 @@ def masked_nats(model, x, z_t, t=None):
 
 # %% ../train_model.ipynb #20d891c8
 def diffusion_loss(model, x, t, schedule="linear", generator=None):
-    """One-sample estimate of the NELBO of each sequence, in nats (MDLM, section 3).
+    """One-sample estimate of the NELBO of each sequence, in nats (MDLM, eq. 11).
 
     x: (B, L) token ids, t: (B,) times in (0, 1). Returns (B,); its expectation over a uniform t is
     the continuous-time NELBO, whatever the schedule.

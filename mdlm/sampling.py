@@ -19,7 +19,7 @@ from .training import autocast
 
 
 def unmask_probability(alpha_s, alpha_t):
-    """Probability that a token masked at t is visible at s < t (MDLM, section 3)."""
+    """Probability that a token masked at t is visible at s < t (MDLM, eq. 6)."""
     return (alpha_s - alpha_t) / (1 - alpha_t)
 
 # %% ../sampling.ipynb #908b0513
@@ -114,7 +114,7 @@ def fill(model, z, where, alpha_t, u, **knobs):
 # %% ../sampling.ipynb #00878839
 @torch.no_grad()
 def sample_plain(model, z, steps=128, generator=None, schedule="linear", **knobs):
-    """Ancestral sampling as in the paper (MDLM, section 3.2): a network call in every step.
+    """Ancestral sampling as in the paper (MDLM, eq. 7): a network call in every step.
 
     z: (B, L) token ids; masks are filled, everything else stays as it is. knobs: see `adjust`.
     Returns a `Trajectory`.
