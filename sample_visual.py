@@ -5,6 +5,7 @@
     python sample_visual.py --text                       in the terminal instead
     python sample_visual.py --save out.gif               a file instead (.gif, .webp, .mp4)
     python sample_visual.py --save out.png --view order  six moments on one sheet
+    python sample_visual.py --race                       against the autoregressive twin
     python sample_visual.py --save run.safetensors       the recording itself ...
     python sample_visual.py --replay run.safetensors     ... which needs no model to be shown
 
@@ -56,6 +57,7 @@ from mdlm.sampling import (
     template,
 )
 from mdlm.training import autocast, load_checkpoint, newest_checkpoint
+from mdlm.twin import sample_twin
 
 os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] = "1"
 import pygame
@@ -139,6 +141,58 @@ class Record:
     def n_drawn(self):
         """How many tokens were not given."""
         return int((self.states[0] == MASKED).sum())
+
+    @property
+    def lanes(self):
+        """The runs to be shown: this one. A `Race` has two."""
+        return (self,)
+
+    def lane_at(self, lane, at):
+        """The step in which `lane` is when the timeline stands at `at`."""
+        return lane.n_steps if lane.live else at
+
+
+@dataclass(frozen=True, eq=False)
+class Race:
+    """What two models made of the same settings, on one clock: the seconds that each took."""
+
+    lanes: tuple  # of Record: the diffusion model, its twin
+    n_steps = 480  # ticks of the clock, from the start until the slower one is done
+
+    @property
+    def title(self):
+        return self.lanes[0].title
+
+    @property
+    def settings(self):
+        return self.lanes[0].settings
+
+    @property
+    def live(self):
+        return any(lane.live for lane in self.lanes)
+
+    @property
+    def seconds(self):
+        """What the slower one took."""
+        return max(lane.seconds for lane in self.lanes)
+
+    def lane_at(self, lane, at):
+        """The last step that `lane` has done when the clock stands at tick `at`."""
+        if lane.live:
+            return lane.n_steps
+        if lane.seconds == 0:
+            return 0
+        calls = lane.calls[-1] * at / self.n_steps * self.seconds / lane.seconds  # done by now
+        return int(np.searchsorted(lane.calls, calls + 1e-9, side="right")) - 1
+
+
+def lane_of(record, i):
+    """Token number i, counted through all lanes -> (lane, number of the token in it)."""
+    for lane in record.lanes:
+        if i < len(lane.pieces):
+            break
+        i -= len(lane.pieces)
+    return lane, i
 
 
 MASKED = -1
@@ -294,26 +348,33 @@ def record_run(model, tokenizer, settings, title="", look=lambda z: None):
     """
     check_settings(settings, model, tokenizer)
     z = starting_text(settings, tokenizer)
-    start = time.perf_counter()
-    trajectory = SAMPLERS[settings.sampler](
-        Watched(model, look),
-        z,
-        settings.steps,
+    knobs = dict(
         temperature=settings.temperature,
         top_p=settings.top_p,
         generator=torch.Generator().manual_seed(settings.seed),
     )
+    start = time.perf_counter()
+    if model.config.causal:
+        trajectory = sample_twin(model, z, **knobs)
+    else:
+        trajectory = SAMPLERS[settings.sampler](Watched(model, look), z, settings.steps, **knobs)
     return make_record(trajectory, tokenizer, settings, title, time.perf_counter() - start)
 
 
 @torch.no_grad()
 def with_beliefs(model, record, progress=lambda fraction: None, most=256, tokens_at_once=2048):
-    """The record, with what the model would put under each mask after each step.
+    """The record (or the race), with what the model would put under each mask after each step.
 
     The model is run again on the recorded states: at most `most` of them, evenly spread, and
     `tokens_at_once` tokens at a time. `progress(fraction)` is called before each pass. These are
-    the model's own probabilities, whatever the temperature of the run.
+    the model's own probabilities, whatever the temperature of the run. The twin has none: it
+    knows what comes next, not what stands under a mask.
     """
+    if isinstance(record, Race):
+        first, twin = record.lanes
+        return Race((with_beliefs(model, first, progress, most, tokens_at_once), twin))
+    if model.config.causal:
+        return record
     device = next(model.parameters()).device
     rows = np.arange(len(record.change))
     if len(rows) > most:
@@ -782,13 +843,13 @@ def fitted_text(style, text, box, size, color, part):
 BLEED = 4  # units by which the box of a token reaches beyond its word
 
 
-def lay_out_panel(record, state, box, style):
-    """The text of one model in box (x, y, w, h).
+def lay_out_panel(record, at, state, box, style, before=0):
+    """The text of one run after `at` steps in box (x, y, w, h).
 
-    Two panels side by side are two calls. Returns (items, number of lines that do not fit).
+    `before`: how many tokens the panels to the left have. Returns (items, number of lines that do
+    not fit).
     """
     theme, fonts = style.theme, style.fonts
-    at = record.n_steps if record.live else state.at
     row = record.row(at)
     zoom, inset = style.unit * state.zoom, style.px(BLEED)
     x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
@@ -812,7 +873,7 @@ def lay_out_panel(record, state, box, style):
         start = left - bleed if spot.starts else left
         end = left + spot.w + bleed if spot.ends else left + spot.w - hair
         place = (start, top, max(1, end - start), glyph)
-        shape = dict(radius=size / 5, command=f"fix {i}")
+        shape = dict(radius=size / 5, command=f"fix {before + i}")
         if look.paper is None:
             items.append(Item("area", *place, part="token", **shape))
         else:
@@ -828,7 +889,7 @@ def lay_out_panel(record, state, box, style):
             items.append(Item("box", *rule, part="given"))
         if i in kept:
             items.append(Item("outline", *place, theme.accent, part="kept", radius=size / 5))
-        if i == state.cursor:
+        if before + i == state.cursor:
             items.append(Item("outline", *place, theme.ink, part="cursor", radius=size / 5))
     return items, n_lines - room
 
@@ -885,9 +946,10 @@ def caption_row(record, state, style, width):
     """One line on what is to be seen, and the scale of its colours. Errors appear here, too."""
     theme, size = style.theme, style.px(13)
     text, color = VIEWS[state.view], theme.faint
-    if state.view == "text" and record.takes_back and not record.live:
+    first = record.lanes[0]
+    if state.view == "text" and first.takes_back and not record.live:
         text += " Grey: it will be taken back."
-    if state.view == "belief" and not len(record.belief_step):
+    if state.view == "belief" and not len(first.belief_step):
         text = "The model has not been asked what it believes."
     text = state.busy or text
     if state.message:
@@ -966,8 +1028,9 @@ def timeline_row(record, state, style, width):
         return [item for item in items if item.x + item.w <= width], height
     done = state.at / record.n_steps
     if record.live:
-        done = 1 - record.masked(record.n_steps) / max(1, record.n_drawn())
-    else:
+        lane = record.lanes[0]
+        done = 1 - lane.masked(lane.n_steps) / max(1, lane.n_drawn())
+    elif isinstance(record, Record):
         bars = histogram_bars(record, state, style, bar_w, base - style.px(6))
         items += moved(bars, x, style.px(1))
     items.append(Item("box", x, base, bar_w, hair, theme.line, part="timeline"))
@@ -982,6 +1045,12 @@ def timeline_row(record, state, style, width):
 
 def status_row(record, state, style, width):
     """Where we are, in numbers."""
+    if isinstance(record, Race):
+        now = record.seconds * state.at / record.n_steps
+        groups = [fact(style, "the clock, in seconds", f"{now:.2f}/{record.seconds:.2f}")]
+        if state.controls:
+            groups.append(knob_group(style, state, "speed", f"{state.speed:g}x"))
+        return flow(groups, width, style.px(20), style.px(6))
     step = record.n_steps if record.live else math.floor(state.at)
     digits = len(str(record.n_steps))
     masked, drawn, calls = record.masked(step), record.n_drawn(), record.calls[step]
@@ -1087,8 +1156,9 @@ def card(style, lines, bars, size):
 
 def token_card(record, state, i, style):
     """What there is to know about token i now, as a group of items at (0, 0)."""
-    theme, size = style.theme, style.px(14)
-    at, bars = math.floor(state.at), {}
+    theme, size, bars = style.theme, style.px(14), {}
+    lane, i = lane_of(record, i)
+    record, at = lane, math.floor(record.lane_at(lane, state.at))
     s = record.row(at)
     token, since = record.states[s, i], record.since[s, i]
     if token == MASKED:
@@ -1200,7 +1270,7 @@ def lay_out(record, state, size, fonts, scale=1.0):
             bottom -= gap
     bleed = min(margin, style.px(BLEED))
     panel = (margin - bleed, top, inner + 2 * bleed, bottom - top - style.px(6))
-    text, hidden = lay_out_panel(record, state, panel, style)
+    text, hidden = lay_out_lanes(record, state, panel, style)
     items += text
     if hidden > 0 and state.controls:
         w, h = style.px(4), max(style.px(12), panel[3] * 0.15)
@@ -1216,6 +1286,52 @@ def lay_out(record, state, size, fonts, scale=1.0):
     if state.help:
         items += help_card(size, style)
     return items
+
+
+def lay_out_lanes(record, state, box, style):
+    """The panels of all lanes in box (x, y, w, h), beside each other, or one above the other.
+
+    Returns what `lay_out_panel` does.
+    """
+    x, y, w, h = box
+    n, gap = len(record.lanes), style.px(28)
+    beside = w > style.px(640)
+    items, hidden, before = [], 0, 0
+    for number, lane in enumerate(record.lanes):
+        at = record.lane_at(lane, state.at)
+        if beside:
+            wide = (w - (n - 1) * gap) / n
+            panel = [x + number * (wide + gap), y, wide, h]
+        else:
+            tall = (h - (n - 1) * gap) / n
+            panel = [x, y + number * (tall + gap), w, tall]
+        if n > 1:
+            row, tall = lane_row(number, lane, at, record, style, panel[2])
+            items += moved(row, panel[0] + min(style.px(BLEED), panel[2]), panel[1])
+            panel[1] += tall + style.px(12)
+            panel[3] -= tall + style.px(12)
+        text, more = lay_out_panel(lane, at, state, panel, style, before)
+        items += text
+        hidden, before = max(hidden, more), before + len(lane.pieces)
+    return items, hidden
+
+
+def lane_row(number, lane, at, race, style, width):
+    """Over each panel of a race: who it is, and how far."""
+    theme = style.theme
+    name = ("diffusion: all places at once", "twin: from left to right")[number]
+    step = math.floor(at)
+    calls = lane.calls[step]
+    done = not lane.live and lane.seconds > 0 and step == lane.n_steps
+    groups = [[style.text(0, 0, name, theme.accent if done else theme.ink, part="lane")]]
+    if lane.live:
+        groups.append(fact(style, "masked", f"{lane.masked(step)}"))
+    else:
+        groups.append(fact(style, "calls", f"{calls:>{len(str(round(lane.calls[-1])))}.0f}"))
+    if lane.seconds > 0:
+        now = lane.seconds * calls / max(1, lane.calls[-1])
+        groups.append(fact(style, "seconds", f"{now:.2f}"))
+    return flow(groups, width, style.px(20), style.px(4))
 
 
 def hovered(items, state):
@@ -1596,7 +1712,7 @@ def handle_setting(state, verb, argument):
 
 def handle_token(state, verb, argument, record):
     """Pointing at a token, and keeping it for the next runs."""
-    L = len(record.pieces)
+    L = sum(len(lane.pieces) for lane in record.lanes)
     if verb == "cursor":
         cursor = -1 if state.cursor is None and argument == "1" else state.cursor or 0
         return replace(state, cursor=(cursor + int(argument)) % L)
@@ -1606,14 +1722,16 @@ def handle_token(state, verb, argument, record):
     i = int(argument) if argument else state.cursor
     if i is None or i >= L:
         return replace(state, message="Point at a token first: [ and ] do that.")
+    lane, i = lane_of(record, i)
+    row = lane.row(record.lane_at(lane, state.at))
     if i in kept:
         del kept[i]
-    elif record.live or record.states[record.row(state.at), i] == MASKED:
+    elif record.live or lane.states[row, i] == MASKED:
         return replace(state, message="A token can be kept when it has appeared.")
-    elif record.since[record.row(state.at), i] == 0:
+    elif lane.since[row, i] == 0:
         return replace(state, message="It is part of the prompt: P changes that.")
     else:
-        kept[i] = int(record.states[record.row(state.at), i])
+        kept[i] = int(lane.states[row, i])
     settings = replace(state.settings, kept=tuple(sorted(kept.items())))
     return replace(state, settings=settings)
 
@@ -1643,8 +1761,8 @@ class Worker:
     with beliefs; "busy": what is being done, "" when nothing is; "error": a line for the user.
     """
 
-    def __init__(self, model, tokenizer, title):
-        self.model, self.tokenizer, self.title = model, tokenizer, title
+    def __init__(self, model, tokenizer, title, twin=None):
+        self.model, self.tokenizer, self.title, self.twin = model, tokenizer, title, twin
         self.names = token_names(tokenizer)
         self.news = queue.SimpleQueue()
         self.orders = queue.SimpleQueue()  # Settings; None: that was all
@@ -1675,6 +1793,10 @@ class Worker:
         try:
             look = Watcher(self, settings).look
             record = record_run(self.model, self.tokenizer, settings, self.title, look)
+            if self.twin is not None:
+                self.news.put(("busy", "The twin writes."))
+                twin = record_run(self.twin, self.tokenizer, settings)
+                record = Race((record, twin))
             self.news.put(("record", record))
             self.news.put(("beliefs", with_beliefs(self.model, record, self.report_beliefs)))
         except (UserError, RuntimeError) as error:  # PyTorch: out of memory, for example
@@ -1705,6 +1827,9 @@ class Watcher:
             self.states.append(z)
         change, states = np.array(self.change), np.stack(self.states)
         record = live_record(worker.title, self.settings, worker.names, change, states, self.calls)
+        if worker.twin is not None:
+            waiting = live_record("", self.settings, worker.names, change[:1], states[:1], 0)
+            record = Race((record, waiting))
         self.calls += 1
         worker.news.put(("live", record))
         done = (states[-1] != MASKED).sum()
@@ -1916,6 +2041,15 @@ def text_frame(record, at, view, theme, columns, colors):
     return lines
 
 
+def terminal_facts(record, step):
+    """Where a run is after `step` steps, in one line."""
+    line = f"step {step}/{record.n_steps}  t {1 - step / record.n_steps:.2f}"
+    line += f"  masked {record.masked(step)}  network calls {record.calls[step]:.0f}"
+    if record.seconds:
+        line += f"  {record.seconds * record.calls[step] / max(1, record.calls[-1]):.2f} s"
+    return line
+
+
 def play_in_terminal(record, state, out, seconds=SECONDS):
     """Animate the run in a terminal; into a file or a pipe, print five moments of it."""
     if hasattr(out, "reconfigure"):
@@ -1925,20 +2059,23 @@ def play_in_terminal(record, state, out, seconds=SECONDS):
     if not out.isatty():
         for i in range(5):
             at = math.floor(record.n_steps * i / 4)
-            print(f"step {at} of {record.n_steps}, t = {1 - at / record.n_steps:.2f}", file=out)
-            print("\n".join(text_frame(record, at, state.view, theme, columns, False)), file=out)
-            print(file=out)
+            for lane in record.lanes:
+                now = math.floor(record.lane_at(lane, at))
+                print(terminal_facts(lane, now), file=out)
+                lines = text_frame(lane, now, state.view, theme, columns, False)
+                print("\n".join(lines), end="\n\n", file=out)
         return
     if os.name == "nt":
         os.system("")  # makes the Windows console understand what follows
     colors, n_frames, height = "NO_COLOR" not in os.environ, max(2, int(seconds * 12)), 0
     for i in range(n_frames):
         at = record.n_steps * i / (n_frames - 1)
-        lines = text_frame(record, at, state.view, theme, columns, colors)
-        lines = lines[: max(1, window.lines - 3)]
-        step = math.floor(at)
-        lines += ["", f"step {step}/{record.n_steps}  t {1 - step / record.n_steps:.2f}"]
-        lines[-1] += f"  masked {record.masked(step)}  network calls {record.calls[step]:.0f}"
+        lines = []
+        for lane in record.lanes:
+            now = record.lane_at(lane, at)
+            text = text_frame(lane, now, state.view, theme, columns, colors)
+            lines += text[: max(1, window.lines // len(record.lanes) - 3)]
+            lines += ["", terminal_facts(lane, math.floor(now))]
         back = f"\x1b[{height}A" if height else ""
         out.write(back + "".join(f"\r\x1b[K{line}\n" for line in lines))
         out.flush()
@@ -2029,6 +2166,13 @@ def parse_arguments(argv=None):
     run.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler)
     run.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     run.add_argument("--length", type=int, help="in tokens (default: the model's context)")
+    run.add_argument(
+        "--race",
+        nargs="?",
+        const="",
+        metavar="TWIN",
+        help="against an autoregressive twin (default: the newest)",
+    )
     run.add_argument("--replay", metavar="FILE", help="show a recording instead of a new run")
     look = parser.add_argument_group("what it looks like")
     look.add_argument("--view", choices=VIEWS, default="text")
@@ -2050,7 +2194,23 @@ def load_model(arguments):
     return model, tokenizer, f"{Path(path).stem}, {size:.1f} million parameters"
 
 
-def headless_record(arguments, settings, model, tokenizer, title):
+def load_twin(arguments, model, tokenizer):
+    """The model to race against: the twin that was asked for, or the newest one."""
+    path = arguments.race or newest_checkpoint(HERE / "checkpoints", twin=True)
+    twin, its_tokenizer, _ = load_checkpoint(path)
+    if not twin.config.causal or model.config.causal:
+        raise UserError("a race needs a diffusion model, and a twin: see twin.ipynb")
+    if its_tokenizer.to_json() != tokenizer.to_json() or twin.config.context < model.config.context:
+        raise UserError(f"{path}: the twin of another model (tokenizer or context differ)")
+    return twin
+
+
+def warm_up(model, tokenizer):
+    """Run a model once, as the first run is slower: the clock of a race should not count that."""
+    record_run(model, tokenizer, Settings(steps=4, length=model.config.context))
+
+
+def headless_record(arguments, settings, model, tokenizer, title, twin=None):
     """The run that --save or --text shows, saying on stderr what takes time."""
 
     def say(text):
@@ -2059,6 +2219,9 @@ def headless_record(arguments, settings, model, tokenizer, title):
 
     say("sampling")
     record = record_run(model, tokenizer, settings, title)
+    if twin is not None:
+        say("the twin writes")
+        record = Race((record, record_run(twin, tokenizer, settings)))
     if arguments.view == "belief" or str(arguments.save).endswith(".safetensors"):
         say("asking the model what it believes")
         record = with_beliefs(model, record)
@@ -2075,6 +2238,10 @@ def run(arguments):
         raise UserError(f"--at must be from 0 to 1, not {arguments.at}")
     if arguments.frames < 1:
         raise UserError(f"--frames must be at least 1, not {arguments.frames}")
+    if arguments.race is not None and arguments.replay:
+        raise UserError("a recording is of one model: --race and --replay exclude each other")
+    if arguments.race is not None and str(arguments.save).endswith(".safetensors"):
+        raise UserError("a race cannot be recorded; save it as .gif, .webp, .mp4 or .png")
     headless = arguments.save or arguments.text
     if not headless:
         find_display()
@@ -2088,13 +2255,21 @@ def run(arguments):
         length = model.config.context if arguments.length is None else arguments.length
         settings = Settings(**given, length=length)
         check_settings(settings, model, tokenizer)
+        twin = None
+        if arguments.race is not None:
+            twin = load_twin(arguments, model, tokenizer)
+            title += ", against its twin"
+            for racer in (model, twin):
+                warm_up(racer, tokenizer)
         if headless:
-            record = headless_record(arguments, settings, model, tokenizer, title)
+            record = headless_record(arguments, settings, model, tokenizer, title, twin)
         else:
-            worker = Worker(model, tokenizer, title)
+            worker = Worker(model, tokenizer, title, twin)
             z = starting_text(settings, tokenizer).numpy()
             z = np.where(z == tokenizer.mask_id, MASKED, z)
             record = live_record(title, settings, worker.names, np.zeros(1, np.int64), z, 0)
+            if twin is not None:
+                record = Race((record, record))
             worker.run(settings)
     state = State(settings=settings, view=arguments.view, theme=arguments.theme)
     if arguments.save:

@@ -32,6 +32,7 @@ class Config:
     adamw_lr: float = 2e-3  # and of everything else: embedding, norms (AdamW)
     warmup: int = 100  # steps of rising learning rate
     weight_decay: float = 0.1  # of the blocks' matrices
+    dropout: float = 0.0  # part of what each layer adds that is left out, for many epochs
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.998  # decay of the averaged weights that are evaluated and saved
     seed: int = 1
@@ -53,7 +54,7 @@ def check(config):
             setattr(config, field.name, value := float(value))
         if type(value) is not field.type:
             raise UserError(f"{field.name} must be {field.type.__name__}, not {value!r}")
-        may_be_0 = field.name in ("warmup", "weight_decay", "ema", "seed")
+        may_be_0 = field.name in ("warmup", "weight_decay", "dropout", "ema", "seed")
         if field.type in (int, float) and not (0 < value < 1e9 or (may_be_0 and value == 0)):
             raise UserError(f"{field.name} must be greater than 0, not {value}")
     if not 257 <= config.vocab_size <= 65536:
@@ -67,8 +68,9 @@ def check(config):
             f"d_model ({config.d_model}) must divide into {config.n_heads} heads of even "
             f"width: try {max(1, config.d_model // width) * width}"
         )
-    if config.ema >= 1:
-        raise UserError(f"ema must be from 0 to below 1, not {config.ema}")
+    for name in ("ema", "dropout"):
+        if getattr(config, name) >= 1:
+            raise UserError(f"{name} must be from 0 to below 1, not {getattr(config, name)}")
     if config.accumulation > config.batch_size:
         raise UserError(
             f"accumulation ({config.accumulation}) splits a batch of {config.batch_size}: "

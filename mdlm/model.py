@@ -87,21 +87,23 @@ def time_features(t, dim):
 class Block(nn.Module):
     """Pre-norm transformer block. x: (B, L, C), c: None or (B, C), the embedded time."""
 
-    def __init__(self, dim, n_heads, time_conditioning=False, causal=False):
+    def __init__(self, config):
         super().__init__()
-        self.norm1, self.attention = RMSNorm(dim), Attention(dim, n_heads, causal)
+        dim = config.d_model
+        self.norm1, self.attention = RMSNorm(dim), Attention(dim, config.n_heads, config.causal)
         self.norm2, self.feed_forward = RMSNorm(dim), SwiGLU(dim)
-        self.modulation = nn.Linear(dim, 4 * dim) if time_conditioning else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.modulation = nn.Linear(dim, 4 * dim) if config.time_conditioning else None
 
     def forward(self, x, cos, sin, c=None):
         if c is None:
-            x = x + self.attention(self.norm1(x), cos, sin)
-            return x + self.feed_forward(self.norm2(x))
+            x = x + self.dropout(self.attention(self.norm1(x), cos, sin))
+            return x + self.dropout(self.feed_forward(self.norm2(x)))
         scale1, shift1, scale2, shift2 = self.modulation(c)[:, None].chunk(
             4, dim=-1
         )  # (B, 1, C) each
-        x = x + self.attention(self.norm1(x) * (1 + scale1) + shift1, cos, sin)
-        return x + self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)
+        x = x + self.dropout(self.attention(self.norm1(x) * (1 + scale1) + shift1, cos, sin))
+        return x + self.dropout(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
 
 # %% ../train_model.ipynb #008dac28
 class DiffusionTransformer(nn.Module):
@@ -113,10 +115,7 @@ class DiffusionTransformer(nn.Module):
         self.config = config
         self.mask_id = config.vocab_size - 1
         self.embedding = nn.Embedding(config.vocab_size, dim)
-        self.blocks = nn.ModuleList(
-            Block(dim, config.n_heads, config.time_conditioning, config.causal)
-            for _ in range(config.n_layers)
-        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(dim)
         self.time_mlp = None
         if config.time_conditioning:

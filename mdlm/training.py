@@ -141,6 +141,8 @@ def training_step(model, optimizers, scaler, corpus, config, step):
     """One optimiser step. Returns the loss in nats per token (a tensor: no waiting)."""
     device = model.embedding.weight.device
     noise = torch.Generator().manual_seed(1_000_003 * config.seed + step)
+    torch.manual_seed(1_000_003 * config.seed + step)  # dropout draws from this one
+    model.train()
     n_starts = len(corpus.train) - config.context + 1
     starts = torch.randint(n_starts, (config.batch_size,), generator=noise).numpy()
     x = windows(corpus.train, starts, config.context)  # (B, L)
@@ -205,6 +207,7 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0):
     the standard error comes from the differences of neighbours in the number of masks.
     """
     noise = torch.Generator().manual_seed(seed)
+    model.eval()  # no dropout
     L, device = config.context, model.embedding.weight.device
     full, tail = np.arange(len(tokens) // L) * L, len(tokens) % L
     if max_windows and max_windows < len(full):
@@ -458,6 +461,7 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             f"stopped at step {run.step} of {config.steps}, and saved: run again to go on"
         )
     run.ema.swap()
+    run.model.eval()
     return run
 
 
@@ -470,11 +474,13 @@ def progress_facts(run):
         "tokens/s": f"{tokens / run.seconds:,.0f}",
     }
 
-# %% ../train_model.ipynb #f29d4b0e
-def newest_checkpoint(folder="checkpoints"):
-    """Path of the checkpoint written last, twins aside. Raises UserError if there is none."""
-    paths = [path for path in Path(folder).glob("*.safetensors") if "-twin" not in path.stem]
+# %% ../train_model.ipynb #cb027911
+def newest_checkpoint(folder="checkpoints", twin=False):
+    """Path of the diffusion model, or twin, written last. Raises UserError if there is none."""
+    paths = [path for path in Path(folder).glob("*.safetensors") if ("-twin" in path.stem) == twin]
     paths.sort(key=lambda path: path.stat().st_mtime)
     if not paths:
+        if twin:
+            raise UserError(f"no autoregressive twin in {folder}: train one with twin.ipynb")
         raise UserError(f"no checkpoint in {folder}: train one with train_model.ipynb or train.py")
     return paths[-1]

@@ -43,6 +43,12 @@ def model(tokenizer):
 
 
 @pytest.fixture(scope="module")
+def twin(model):
+    torch.manual_seed(1)
+    return DiffusionTransformer(replace(model.config, causal=True)).eval()
+
+
+@pytest.fixture(scope="module")
 def record(model, tokenizer):
     asked = sv.Settings(steps=24, length=40, prompt="In the __ God")
     return sv.with_beliefs(model, sv.record_run(model, tokenizer, asked, "a title"))
@@ -310,11 +316,39 @@ def test_line_breaks_and_words():
     assert [s.line for s in spots] == [0, 1, 1]  # a word of two tokens is not torn apart
 
 
-def test_two_panels_side_by_side(record):
-    style = sv.Style(RULER, sv.THEMES["dark"], 1.0)
-    left, _ = sv.lay_out_panel(record, sv.State(), (0, 0, 300, 400), style)
-    right, _ = sv.lay_out_panel(record, sv.State(), (300, 0, 300, 400), style)
-    assert inside(left, (300, 400)) and inside(sv.moved(right, -300, 0), (300, 400))
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(ODD_PIECES, min_size=1, max_size=30),
+    st.tuples(st.integers(200, 1700), st.integers(200, 1100)),
+    st.sampled_from(list(sv.VIEWS)),
+    st.floats(0, 1),
+    st.booleans(),
+)
+def test_a_race_is_laid_out_like_a_run(pieces, size, view, part, controls):
+    race = sv.Race((made_up(pieces), replace(made_up(pieces, n_steps=5, seed=1), seconds=0.4)))
+    at = part * race.n_steps
+    for cursor in (0, len(pieces)):  # the first token of each lane
+        state = sv.State(view=view, at=at, controls=controls, cursor=cursor)
+        items = sv.lay_out(race, state, size, RULER)
+        assert inside(items, size)
+        below = [item for item in items if item.part != "card"]
+        assert overlapping([item for item in below if item.part == "token"]) is None
+        assert overlapping([item for item in below if item.kind == "text"]) is None
+    if size[0] > 700 and size[1] > 600:
+        commands = {item.command for item in items if item.part == "token"}
+        assert commands == {f"fix {i}" for i in range(2 * len(pieces))}
+
+
+def test_a_race_runs_on_the_clock_of_its_seconds():
+    first = replace(made_up("abcdefgh", n_steps=8), seconds=2.0)
+    calls = np.array([0, 0, 1, 2, 2, 3, 4, 4, 4])  # four passes, half a second each
+    first = replace(first, calls=calls)
+    second = replace(made_up("abcd", n_steps=4), seconds=1.0)  # four, a quarter of a second each
+    race = sv.Race((first, second))
+    for now, steps in [(0.0, (1, 0)), (0.3, (1, 1)), (0.6, (2, 2)), (1.0, (4, 4)), (2.0, (8, 4))]:
+        at = now / 2.0 * race.n_steps
+        assert tuple(race.lane_at(lane, at) for lane in race.lanes) == steps
+    assert sv.lane_of(race, 7) == (first, 7) and sv.lane_of(race, 9) == (second, 1)
 
 
 @pytest.mark.parametrize("size", [(200, 200), (361, 259), (640, 480), (1601, 999)])
@@ -443,6 +477,20 @@ def test_keeping_tokens(window, record):
     assert "prompt" in press(replace(s, cursor=0), [], record, f).message
 
 
+def test_keeping_tokens_of_both_racers(window, model, twin, tokenizer):
+    asked = sv.Settings(steps=8, length=40)
+    race = sv.Race(tuple(sv.record_run(m, tokenizer, asked) for m in (model, twin)))
+    s = sv.State(at=float(race.n_steps), settings=asked)
+    f = key(pygame.K_f, "f")
+    kept = press(press(replace(s, cursor=3), [], race, f), [], race, f)
+    assert kept.settings.kept == ()
+    both = press(replace(press(replace(s, cursor=3), [], race, f), cursor=44), [], race, f)
+    first, second = (int(lane.states[-1, i]) for lane, i in zip(race.lanes, (3, 4), strict=True))
+    assert both.settings.kept == ((3, first), (4, second))
+    again = [sv.record_run(m, tokenizer, both.settings) for m in (model, twin)]
+    assert all(tuple(run.states[0, 3:5]) == (first, second) for run in again)
+
+
 def test_typing_a_prompt(window, record):
     def typed(text):
         return pygame.event.Event(pygame.TEXTINPUT, text=text)
@@ -560,6 +608,21 @@ def test_the_window_samples_and_plays(window, model, tokenizer):
     worker.close()
     assert not record.live and record.settings == asked and len(record.belief_step)
     assert 0 < state.at <= 24 and state.busy == "" and state.message == ""
+
+
+def test_the_window_races(window, model, twin, tokenizer):
+    asked = sv.Settings(steps=24, length=40, prompt="In the _")
+    worker = sv.Worker(model, tokenizer, "title", twin)
+    worker.run(asked)
+    quit_after(1.5)
+    lane = waiting(asked, tokenizer)
+    race, state = sv.show(window, sv.Race((lane, lane)), sv.State(settings=asked), worker)
+    worker.close()
+    first, second = race.lanes
+    assert not race.live and state.message == "" and 0 < state.at <= race.n_steps
+    assert len(first.belief_step) and not len(second.belief_step)
+    drawn = second.since[-1][second.since[-1] > 0]
+    assert (np.diff(drawn) == 1).all()  # the twin writes from left to right
 
 
 class Slow(DiffusionTransformer):
@@ -697,7 +760,31 @@ def test_save_and_replay(checkpoint, tmp_path, capsys):
     capsys.readouterr()
     assert sv.main(["--replay", run, "--text"]) == 0
     out = capsys.readouterr()
-    assert out.out.startswith("step 0 of 6") and out.err == ""
+    assert out.out.startswith("step 0/6  t 1.00") and out.err == ""
+
+
+def test_race_from_the_command_line(checkpoint, model, twin, tokenizer, tmp_path, capsys):
+    path, gif = str(tmp_path / "tiny-twin.safetensors"), str(tmp_path / "race.gif")
+    save_checkpoint(path, twin, tokenizer, {})
+    asked = [checkpoint, "--race", path, "--steps", "6"]
+    assert sv.main([*asked, "--save", gif, "--size", "700x300", "--frames", "5"]) == 0
+    assert Image.open(gif).n_frames > 1
+    assert sv.main([*asked, "--text"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("masked 40") == 2 and out.count("masked 0") >= 2
+    other = BPETokenizer.train(TEXT + "zebra crossing " * 9, 300)
+    save_checkpoint(tmp_path / "other-twin.safetensors", twin, other, {})
+    for arguments in (
+        [checkpoint, "--race", checkpoint, "--text"],  # no twin
+        [path, "--race", path, "--text"],
+        [checkpoint, "--race", str(tmp_path / "other-twin.safetensors"), "--text"],
+        [checkpoint, "--race", str(tmp_path / "missing-twin.safetensors"), "--text"],
+        [*asked, "--save", str(tmp_path / "race.safetensors")],
+        ["--race", path, "--replay", gif, "--text"],
+    ):
+        assert sv.main(arguments) == 2, arguments
+        assert capsys.readouterr().err.count("\n") == 1, arguments
+    assert sv.main([path, "--text"]) == 0  # the twin alone
 
 
 def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
