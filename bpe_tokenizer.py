@@ -61,6 +61,8 @@ def read_text(path):
         raise UserError(
             f"{path}: not UTF-8 at byte {error.start} (line {line}): save it as UTF-8 text"
         ) from None
+    except ValueError as error:  # a path with a NUL byte in it
+        raise UserError(f"{path!r}: cannot be read ({error})") from None
     if not text.strip():
         raise UserError(f"{path}: there is no text in it")
     return text
@@ -365,12 +367,12 @@ def main(argv=None):
 
 def _train_command(arguments):
     def progress(done, total):
-        if done == total or done % 64 == 0:
-            print(f"\rmerge {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty() and (done == total or done % 64 == 0):
+            end = "\n" if done == total else ""
+            print(f"\rmerge {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
     text = read_text(arguments.text)
     tokenizer = BPETokenizer.train(text, arguments.vocab_size, progress=progress)
-    print(file=sys.stderr)
     tokenizer.save(arguments.save)
     n_bytes, n_tokens = len(text.encode("utf-8")), len(tokenizer.encode(text))
     print(f"{arguments.save}: {tokenizer.vocab_size:,} tokens; ", end="")

@@ -1,0 +1,453 @@
+"""What strangers, full disks and extreme numbers do: one clear line, and nothing lost."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+os.environ["SDL_VIDEODRIVER"] = "dummy"
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import mdlm.training
+import sample_visual
+import train as command_line
+from bpe_tokenizer import BPETokenizer, UserError, write_atomically
+from mdlm.config import Config
+from mdlm.corpus import prepare_corpus, tokenize
+from mdlm.diffusion import diffusion_loss, nelbo
+from mdlm.model import DiffusionTransformer
+from mdlm.sampling import adjust, draw, sample
+from mdlm.training import Run, fingerprint, load_checkpoint, save_checkpoint, save_run, train
+
+resource = pytest.importorskip("resource", reason="Windows has no such limits")
+ROOT = Path(__file__).parent.parent
+TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
+TINY = dict(
+    n_layers=2, d_model=32, n_heads=2, context=32, vocab_size=300, batch_size=6, warmup=2,
+    steps=12, eval_every=12, eval_windows=8, save_every=4, compile=False,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return tokenize(TEXT[:30_000], TEXT[30_000:], BPETokenizer.train(TEXT[:30_000], 300))
+
+
+@pytest.fixture(scope="module")
+def model(corpus):
+    torch.manual_seed(0)
+    return DiffusionTransformer(Config(**TINY)).eval()
+
+
+def one_line(error, path):
+    return "\n" not in str(error) and str(path) in str(error) and len(str(error)) < 500
+
+
+# -- files
+
+
+def mutations(whole, n, seed):
+    """n damaged versions of the bytes of a file: (what was done, bytes)."""
+    chance, made = random.Random(seed), []
+    header = int.from_bytes(whole[:8], "little") % len(whole)  # in JSON: anything
+    boundaries = [0, 1, 7, 8, 9, 8 + header // 2, 8 + header - 1, 8 + header, len(whole) - 1]
+    for cut in boundaries:
+        made.append((f"cut at {cut}", whole[:cut]))
+    made.append(("longer", whole + b"\0"))
+    for length in (0, 1, header - 1, header + 1, len(whole), 2**31, 2**40, 2**63 - 1, 2**64 - 1):
+        made.append((f"header says {length}", length.to_bytes(8, "little") + whole[8:]))
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    made.append(("a zip bomb", zipped.getvalue()))
+    made.append(("a pickle", b"\x80\x04c__builtin__\neval\n(S'1/0'\ntR."))
+    made.append(("a text", b"In the beginning\n" * 99))
+    while len(made) < n:
+        at, bit = chance.randrange(len(whole)), 1 << chance.randrange(8)
+        if len(made) % 2:  # half of them in the header
+            at = chance.randrange(min(8 + header, len(whole)))
+        made.append(
+            (
+                f"bit {bit} of byte {at}",
+                whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :],
+            )
+        )
+    return made
+
+
+def forgeries(path, model, tokenizer):
+    """Well-formed files that are no checkpoints of ours: (what was done, bytes)."""
+    save_checkpoint(path, model, tokenizer, {})
+    weights = safetensors.torch.load(path.read_bytes())
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+
+    def write(weights=weights, sign=True, **changed):
+        facts = {**metadata, **changed}
+        facts.pop("fingerprint")
+        facts["fingerprint"] = fingerprint(weights, facts) if sign else "0" * 64
+        return safetensors.torch.save(weights, facts)
+
+    def config(**changed):
+        return json.dumps({**json.loads(metadata["config"]), **changed})
+
+    names = sorted(weights)
+    q = [name for name in names if name.endswith("qkv.weight")]
+    swapped = {**weights, q[0]: weights[q[1]], q[1]: weights[q[0]]}
+    yield "two layers swapped", safetensors.torch.save(swapped, metadata)
+    yield "no fingerprint", write(sign=False)
+    yield "another version", write(version="1")
+    yield "another format", write(format="pt")
+    for dtype in (torch.float64, torch.float16, torch.int32, torch.uint8):
+        yield f"{dtype}", write({name: w.to(dtype) for name, w in weights.items()})
+    yield "one weight missing", write({name: weights[name] for name in names[1:]})
+    yield "one too many", write({**weights, "extra": torch.zeros(3)})
+    yield "another name", write({("x" if n == names[0] else n): weights[n] for n in names})
+    yield "a shape turned", write({n: w.t().contiguous() for n, w in weights.items()})
+    yield "no weights", write({})
+    for key in ("n_layers", "d_model", "n_heads", "context", "vocab_size"):
+        for value in (1, 257, 2**20, 10**8, 10**12, -4, 0, "6", None, 1.5, [4]):
+            # fewer heads or a shorter context would make another model, and no damaged one
+            if (key, value) not in [("n_heads", 1), ("context", 1), ("context", 257)]:
+                yield f"{key} = {value}", write(config=config(**{key: value}))
+    yield "an unknown setting", write(config=config(surprise=1))
+    yield "a deep nest", write(config="[" * 100_000)
+    yield "a huge number", write(config=config()[:-1] + ', "seed": ' + "9" * 5000 + "}")
+    yield "not JSON", write(facts="{")
+    other = BPETokenizer.train("zebra crossing " * 99, 270)
+    yield "another tokenizer", write(tokenizer=other.to_json())
+    yield "a damaged tokenizer", write(tokenizer=metadata["tokenizer"].replace("[", "{", 1))
+
+
+def test_hundreds_of_damaged_checkpoints(model, corpus, tmp_path):
+    path = tmp_path / "model.safetensors"
+    damaged = list(forgeries(path, model, corpus.tokenizer))
+    damaged += mutations(path.read_bytes(), 300 - len(damaged), seed=0)
+    assert len(damaged) >= 300
+    load_checkpoint(path, CPU)  # the undamaged one is good
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for what, data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(path, CPU)
+            pytest.fail(what)
+        assert one_line(caught.value, path), (what, caught.value)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB on Linux
+    assert grown < 30_000, "a forged size made us take memory"
+    for folder in (tmp_path, tmp_path / "none.safetensors"):
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(folder)
+        assert one_line(caught.value, folder)
+
+
+def test_bfloat16_checkpoints_come_back(model, corpus, tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, model, corpus.tokenizer, {}, torch.bfloat16)
+    loaded, _, _ = load_checkpoint(path, CPU)
+    for p, q in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert q.dtype == torch.float32 and torch.equal(p.bfloat16().float(), q)
+
+
+def test_damaged_tokenizers_and_recordings(model, corpus, tmp_path):
+    asked = sample_visual.Settings(steps=4, length=8)
+    record = sample_visual.record_run(model, corpus.tokenizer, asked)
+    whole = sample_visual.record_bytes(record)
+    path = tmp_path / "run.safetensors"
+    for what, data in mutations(whole, 150, seed=1):
+        path.write_bytes(data)
+        try:
+            again = sample_visual.load_record(path)
+        except UserError as error:
+            assert one_line(error, path), what
+        else:  # a bit that only makes another letter or number of it, within bounds
+            sample_visual.lay_out(again, sample_visual.State(at=2), (400, 300), Ruler())
+    whole, path = corpus.tokenizer.to_json().encode(), tmp_path / "tokenizer.json"
+    for what, data in mutations(whole, 150, seed=2):
+        path.write_bytes(data)
+        try:
+            tokenizer = BPETokenizer.load(path)
+        except UserError as error:
+            assert one_line(error, path), what
+        else:
+            assert tokenizer.decode(tokenizer.encode(TEXT[:999])) == TEXT[:999]
+
+
+class Ruler:
+    """Fonts without pygame."""
+
+    def width(self, text, size):
+        return 0.6 * size * len(text)
+
+    def height(self, size):
+        return size
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys):
+    config = Config(**TINY)
+    expected = train(config, corpus, tmp_path / "whole", CPU)
+    run = Run(config, corpus, tmp_path, CPU)
+    for _ in range(2):
+        save_run(run)
+    states = sorted(tmp_path.glob("*.pt"))
+    assert len(states) == 2
+    for what, data in mutations(run.resume_path.read_bytes(), 40, seed=3):
+        run.resume_path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            mdlm.training.read_state(run.resume_path, CPU)
+        assert one_line(caught.value, run.resume_path), what
+    again = train(config, corpus, tmp_path, CPU)
+    assert "going on from the state before it" in capsys.readouterr().err
+    assert again.losses == expected.losses
+    run.resume_path.write_bytes(b"")
+    run.older_path.write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        train(config, corpus, tmp_path, CPU)
+    assert train(config, corpus, tmp_path, CPU, resume=False).losses == expected.losses
+
+
+def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = Run(Config(**TINY), corpus, tmp_path, CPU)
+    save_run(run)
+    checkpoint, state = run.path.read_bytes(), run.resume_path.read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the kernel refuses more
+        with pytest.raises(UserError, match="cannot be written"):
+            write_atomically(path, bytes(2000))
+        run.step = 5
+        with pytest.raises(UserError, match="cannot be written"):
+            save_run(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert run.path.read_bytes() == checkpoint
+    assert state in (f.read_bytes() for f in tmp_path.glob("*.pt"))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path, monkeypatch):
+    usual = mdlm.training.loss_in_nats
+
+    def explodes(model, x, k, noise):
+        nats = usual(model, x, k, noise)
+        return nats * torch.nan if len(list(tmp_path.glob("*.pt"))) == 2 else nats
+
+    monkeypatch.setattr(mdlm.training, "loss_in_nats", explodes)
+    with pytest.raises(UserError, match=r"not a number any more at step 12: .*last good state"):
+        train(Config(**TINY), corpus, tmp_path, CPU)
+    run = Run(Config(**TINY), corpus, tmp_path, CPU)
+    mdlm.training.restore_run(run)
+    assert run.step == 8 and np.isfinite(run.losses).all()
+    model, _, _ = load_checkpoint(run.path, CPU)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+# -- input
+
+
+TEXTS = {  # name: (content, a part of the answer, or None where it simply works)
+    "empty": (b"", "no text"),
+    "blank": (b" \n\n ", "no text"),
+    "one word": (b"word", "too short"),
+    "latin-1": ("l\xe0 " .encode("latin-1") * 99, "not UTF-8 at byte"),
+    "utf-16": (TEXT.encode("utf-16"), "not UTF-8 at byte"),
+    "binary": (bytes(range(256)) * 99, "not UTF-8 at byte"),
+    "crlf": (TEXT.replace("\n", "\r\n").encode(), None),
+    "byte order mark": (TEXT.encode("utf-8-sig"), None),
+    "NUL bytes": (TEXT.replace(".", "\0").encode(), None),
+    "one character": (b"a" * 200_000, None),
+    "one line": (TEXT.replace("\n", " ").encode(), None),
+    "no spaces": (TEXT.replace(" ", "").replace("\n", "").encode(), None),
+    "emoji": (("\U0001f642 \u4f60\u597d " * 3000).encode(), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_any_text_trains_or_says_why_not(name, tmp_path, capsys):
+    content, message = TEXTS[name]
+    (tmp_path / "text.txt").write_bytes(content)
+    options = {**TINY, "steps": 2, "save_every": 2}
+    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "compile"]
+    arguments += ["--no-compile", "--data", str(tmp_path / "text.txt")]
+    code = command_line.main(["--preset", "cpu", *arguments, "--folder", str(tmp_path / "new")])
+    error = capsys.readouterr().err
+    if message is None:
+        assert code == 0 and list((tmp_path / "new").glob("*.safetensors"))
+    else:
+        assert code == 2 and message in error and error.count("\n") == 1
+        assert not (tmp_path / "new").exists()
+
+
+BAD_SETTINGS = [
+    (field, value)
+    for field, value in [
+        *((name, v) for name in ("vocab_size", "context", "n_layers", "d_model", "n_heads",
+                                 "steps", "batch_size", "accumulation", "eval_every",
+                                 "eval_windows", "save_every")
+          for v in (0, -1, 1.5, "8", None, 10**12, True, [3])),
+        *((name, v) for name in ("muon_lr", "adamw_lr", "clip")
+          for v in (0.0, -0.1, float("nan"), float("inf"), "0.1", None)),
+        *((name, v) for name in ("weight_decay", "dropout", "ema")
+          for v in (-0.1, float("nan"), float("inf"), "0.1", None)),
+        ("ema", 1.0), ("dropout", 1.0), ("warmup", -1), ("seed", -1), ("causal", 1),
+        ("causal", "yes"), ("corpus", None), ("corpus", 7), ("compile", None),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_SETTINGS)
+def test_bad_settings_get_one_line(field, value):
+    with pytest.raises(UserError) as caught:
+        Config(**{**TINY, field: value})
+    assert field in str(caught.value) and "\n" not in str(caught.value)
+
+
+BAD_PATHS = ["missing.txt", ".", "text.txt/inside", "\0", "x" * 5000, ""]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS, ids=lambda path: repr(path[:20]))
+def test_bad_paths_get_one_line(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(TEXT, encoding="utf-8")
+    for program, arguments in [
+        ("train", lambda: command_line.main(["--preset", "cpu", "--data", path])),
+        ("corpus", lambda: prepare_corpus(Config(**{**TINY, "corpus": path}))),
+        ("checkpoint", lambda: load_checkpoint(path)),
+        ("visual", lambda: sample_visual.main([path, "--text"]) if path else 2),
+        ("replay", lambda: sample_visual.main(["--replay", path or ".", "--text"])),
+        ("tokenizer", lambda: BPETokenizer.load(path)),
+    ]:
+        try:
+            assert arguments() == 2, program
+            error = capsys.readouterr().err.strip()
+        except UserError as caught:
+            error = str(caught)
+        assert "\n" not in error and "Traceback" not in error, program
+
+
+BAD_KNOBS = [
+    {"temperature": value} for value in (0.0, -1.0, float("nan"), -float("inf"))
+] + [
+    *({"top_p": value} for value in (0.0, -0.1, 1.1, float("nan"))),
+    *({"min_p": value} for value in (-0.1, 1.1, float("nan"))),
+    {"top_k": -1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("knobs", BAD_KNOBS, ids=str)
+def test_bad_knobs_get_one_line(knobs, model):
+    with pytest.raises(UserError) as caught:
+        sample(model, torch.full((1, 8), model.mask_id), steps=4, **knobs)
+    assert next(iter(knobs)) in str(caught.value)
+
+
+def test_tokenizer_commands_answer_in_one_line(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("l\xe0".encode("latin-1"))
+    BPETokenizer.train(TEXT, 300).save(tmp_path / "tok.json")
+    for arguments in (
+        ["train", "missing.txt"],
+        ["train", "."],
+        ["train", "latin.txt"],
+        ["train", "text.txt", "--vocab-size", "3"],
+        ["train", "text.txt", "--save", "text.txt/inside.json"],
+        ["encode", "missing.json", "word"],
+        ["encode", "text.txt", "word"],
+        ["decode", "tok.json", "word"],
+        ["decode", "tok.json", "100000"],
+        ["decode", "tok.json", "-1"],
+    ):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "bpe_tokenizer.py"), *arguments],
+            cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
+        )  # fmt: skip
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr and done.stderr.strip().count("\n") == 0, arguments
+    assert (tmp_path / "text.txt").read_text(encoding="utf-8") == TEXT
+
+
+# -- numbers
+
+
+def test_no_mask_and_all_masks(model):
+    x = torch.randint(0, 299, (3, 32), generator=torch.Generator().manual_seed(0))
+    for t in (0.0, 1e-12, 1.0):  # nothing is masked, nothing, everything
+        loss = diffusion_loss(model, x, torch.full((3,), t), "linear", torch.Generator())
+        loss.sum().backward()
+        assert loss.isfinite().all() and (t == 1.0) == bool((loss > 0).all())
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+        model.zero_grad()
+    loss = nelbo(model, x, torch.full((3,), 32))
+    plain = -model(torch.full((3, 32), model.mask_id)).gather(-1, x[..., None]).sum(dim=(1, 2))
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
+def test_times_at_the_ends(schedule, model):
+    x = torch.zeros(4, 32, dtype=torch.long)
+    t = torch.tensor([1e-30, 1e-7, 1 - 6e-8, 1.0])
+    assert diffusion_loss(model, x, t, schedule, torch.Generator().manual_seed(0)).isfinite().all()
+
+
+def test_extreme_logits():
+    logits = torch.full((2, 300), -1e4)
+    logits[0, 7], logits[1] = 1e4, 1e4
+    p = adjust(logits)
+    assert p.isfinite().all() and torch.allclose(p.sum(dim=1), torch.ones(2).double())
+    assert draw(p, torch.tensor([0.999999, 0.0]).double()).tolist() == [7, 0]
+    for knobs in (dict(temperature=1e-6), dict(temperature=1e6), dict(top_p=1e-9), dict(min_p=1.0)):
+        assert adjust(logits, **knobs).isfinite().all()
+
+
+def test_bfloat16_changes_the_loss_little(model):
+    if mdlm.training.compute_dtype(CPU) != torch.bfloat16:
+        pytest.skip("this CPU computes in float32")
+    x = torch.randint(0, 299, (16, 32), generator=torch.Generator().manual_seed(0))
+    k = torch.arange(1, 33, 2)
+    exact = nelbo(model, x, k, torch.Generator().manual_seed(0)).mean()
+    with mdlm.training.autocast(CPU):
+        rough = nelbo(model, x, k, torch.Generator().manual_seed(0)).mean()
+    assert exact != rough and abs(exact / rough - 1) < 0.005
+
+
+SHAPES = {
+    "smallest vocabulary": dict(vocab_size=257),
+    "context of one": dict(context=1),
+    "batch of one": dict(batch_size=1),
+    "odd tail": dict(batch_size=7, accumulation=3),
+    "one part for each text": dict(batch_size=5, accumulation=5),
+    "a twin": dict(causal=True),
+    "time and dropout": dict(time_conditioning=True, dropout=0.3),
+    "no average": dict(ema=0.0, weight_decay=0.0, warmup=0),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_extreme_shapes_train_and_come_back(name, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    config = Config(**{**TINY, "corpus": str(tmp_path / "text.txt"), "steps": 4, **SHAPES[name]})
+    corpus = prepare_corpus(config)
+    run = train(config, corpus, tmp_path, CPU)
+    assert np.isfinite(run.losses).all() and np.isfinite(run.history[-1]["bpb"])
+    model, _, _ = load_checkpoint(run.path, CPU)
+    z = torch.full((2, config.context), model.mask_id)
+    if not config.causal:
+        tokens = sample(model, z, 4, torch.Generator().manual_seed(0)).tokens
+        assert (tokens != model.mask_id).all()
+    # the same seed: the same numbers, bit for bit
+    again = train(config, corpus, tmp_path, CPU, resume=False)
+    assert again.losses == run.losses
+    if not config.causal:
+        same = sample(again.model, z, 4, torch.Generator().manual_seed(0)).tokens
+        assert torch.equal(same, tokens)
