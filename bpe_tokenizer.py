@@ -259,7 +259,12 @@ class BPETokenizer:
         return ids
 
     def decode_bytes(self, ids):
-        """Ids -> bytes. Exactly what was encoded, be it valid UTF-8 or not."""
+        """Ids -> bytes. Exactly what was encoded, be it valid UTF-8 or not.
+
+        Raises IndexError for a number that is no id.
+        """
+        if min(ids, default=0) < 0:  # Python would count from the end
+            raise IndexError(f"{min(ids)} is no token id")
         return b"".join([self.token_bytes[i] for i in ids])
 
     def decode(self, ids):

@@ -441,8 +441,16 @@ def load_record(path):
         return record
     except FileNotFoundError:
         raise UserError(f"{path}: no such recording") from None
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a recording, or a damaged one ({error})") from None
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path}: not a recording, or a damaged one ({line})") from None
 
 
 def check_record(record):

@@ -322,7 +322,14 @@ def load_checkpoint(path, device=None):
         raise UserError(f"{path}: no such checkpoint; train one with: python train.py") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({line})") from None
     model = DiffusionTransformer(config)

@@ -162,7 +162,10 @@ def test_damaged_tokenizers_and_recordings(model, corpus, tmp_path):
     record = sample_visual.record_run(model, corpus.tokenizer, asked)
     whole = sample_visual.record_bytes(record)
     path = tmp_path / "run.safetensors"
-    for what, data in mutations(whole, 150, seed=1):
+    arrays = safetensors.torch.load(whole)
+    nested = {"format": "mdlm-record", "record": "[" * 100_000}
+    nest = ("a deep nest", safetensors.torch.save(arrays, nested))
+    for what, data in [nest, *mutations(whole, 150, seed=1)]:
         path.write_bytes(data)
         try:
             again = sample_visual.load_record(path)

@@ -22,8 +22,16 @@ def tokenizer():
     return BPETokenizer.train(TEXT, 330)
 
 
-@settings(max_examples=300, deadline=None)
-@given(text=st.text() | st.sampled_from([TEXT, MASK, "a" * 1000, "\ud800"]))
+ANY_TEXT = st.text() | st.lists(
+    st.sampled_from(
+        [MASK, "<|", "|>", "mask", "a" * 70, " ", "\n", "\ud800", "\U0001f642", "\0", "’s"]
+    )
+    | st.text(max_size=3)
+).map("".join)
+
+
+@settings(max_examples=10_000, deadline=None)
+@given(text=ANY_TEXT)
 def test_text_round_trip(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.mask_id not in ids

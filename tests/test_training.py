@@ -33,7 +33,7 @@ OPTIONS = [
     f"--{'' if value is not False else 'no-'}{name.replace('_', '-')}"
     + (f"={value}" if value is not False else "")
     for name, value in TINY.items()
-]
+] + ["--dropout=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +70,22 @@ def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
     expected = final_state(folders[0])
     assert expected[0] == TINY["steps"] == len(expected[1])
 
-    chance = random.Random(0)
-    for _ in range(3):  # kill it soon after a new state has been written
+    chance, kills = random.Random(0), 0
+    while kills < 20:  # at any moment after a new state has been written, saving included
         before = [path.stat().st_mtime_ns for path in folders[1].glob("*.resume.pt")]
         process = subprocess.Popen(command(folders[1]), stderr=subprocess.DEVNULL)
         while process.poll() is None and before == [
             path.stat().st_mtime_ns for path in folders[1].glob("*.resume.pt")
         ]:
             time.sleep(0.002)
-        time.sleep(0.05 * chance.random())
+        time.sleep(0.1 * chance.random())
         process.kill()
-        process.wait()
+        kills += process.wait() == -signal.SIGKILL
+        for path in folders[1].glob("*.safetensors"):
+            load_checkpoint(path)  # whatever was killed, this is whole
+        if process.returncode == 0:  # it was done before we came
+            for path in folders[1].glob("*.pt"):
+                path.unlink()
     subprocess.run(command(folders[1]), check=True, capture_output=True)
     assert_equal_runs(final_state(folders[1]), expected)
 
@@ -135,50 +140,6 @@ def test_checkpoint_round_trip(corpus, tmp_path):
     assert facts == {"steps": 3}
 
 
-def test_damaged_checkpoints(corpus, tmp_path):
-    config = Config(**{**TINY, "vocab_size": corpus.tokenizer.vocab_size})
-    path = tmp_path / "model.safetensors"
-    save_checkpoint(path, DiffusionTransformer(config), corpus.tokenizer, {})
-    whole = path.read_bytes()
-    damaged = {
-        "empty": b"",
-        "truncated": whole[: len(whole) // 2],
-        "another version": whole.replace(b'"version":"1"', b'"version":"9"'),
-        "another shape": whole.replace(b'\\"n_layers\\": 1', b'\\"n_layers\\": 2'),
-        "another vocabulary": whole.replace(b'\\"vocab_size\\": 300', b'\\"vocab_size\\": 301'),
-        "a pickle": b"\x80\x04\x95" + bytes(100),
-    }
-    for what, data in damaged.items():
-        assert data != whole, what
-        path.write_bytes(data)
-        with pytest.raises(UserError) as caught:
-            load_checkpoint(path)
-        assert "\n" not in str(caught.value) and "model.safetensors" in str(caught.value), what
-    with pytest.raises(UserError, match="no such checkpoint"):
-        load_checkpoint(tmp_path / "none.safetensors")
-
-
-BAD_TEXTS = {  # name: (content, what the message says)
-    "empty": (b"", "no text"),
-    "blank": (b" \n\n ", "no text"),
-    "short": (b"In the beginning", "too short"),
-    "latin-1": (
-        "Le c\u0153ur \xe9tait l\xe0".replace("\u0153", "oe").encode("latin-1"),
-        "not UTF-8 at byte",
-    ),
-    "binary": (bytes(range(256)), "not UTF-8 at byte"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_TEXTS)
-def test_bad_text_gets_one_line(name, tmp_path, capsys):
-    content, message = BAD_TEXTS[name]
-    (tmp_path / "text.txt").write_bytes(content)
-    arguments = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path / "new"), *OPTIONS]
-    assert_one_line(arguments, message, capsys)
-    assert not (tmp_path / "new").exists()
-
-
 BAD_OPTIONS = {
     "--data=missing.txt": "cannot be read",
     "--vocab-size=256": "from 257",
@@ -187,7 +148,8 @@ BAD_OPTIONS = {
     "--steps=0": "greater than 0",
     "--muon-lr=nan": "greater than 0",
     "--accumulation=7": "6 at most",
-    "--context=100000": "too short",
+    "--context=60000": "too short",
+    "--context=100000": "at most 65536",
 }
 
 
