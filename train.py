@@ -3,6 +3,7 @@
     python train.py                                     the notebook's run
     python train.py --data my_novel.txt --steps 2000    your own text
     python train.py --preset cuda --batch-size 32 --accumulation 2
+    python train.py --preset shipped --ship checkpoints/kjv.safetensors
 
 Interrupted runs go on where they were. Every hyperparameter of the notebook is an option here.
 """
@@ -10,6 +11,7 @@ Interrupted runs go on where they were. Every hyperparameter of the notebook is 
 import argparse
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 from bpe_tokenizer import UserError
 from mdlm.config import PRESETS, Config
@@ -34,6 +36,11 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--folder", default="checkpoints", help="where checkpoints go")
     parser.add_argument("--restart", action="store_true", help="ignore an interrupted run")
+    parser.add_argument(
+        "--ship",
+        metavar="PATH",
+        help="when done, also write the model there in bfloat16, half the size, measured again",
+    )
     for field in fields(Config):
         if field.name == "corpus":
             continue
@@ -57,10 +64,31 @@ def parse_arguments(argv=None):
     return Config(**{**PRESETS[arguments.preset], **given}), arguments
 
 
+def ship(run, path):
+    """Write a finished run's model in bfloat16, with the bound of what is stored.
+
+    Returns (bits per byte, standard error).
+    """
+    import torch
+
+    from mdlm.training import bits_per_byte, evaluate, facts_of, save_checkpoint
+
+    for p in run.model.parameters():
+        p.data = p.data.bfloat16().float()
+    corpus = run.corpus
+    nats = evaluate(run.model, corpus.val, run.config, passes=8)
+    bpb, error = (bits_per_byte(n, len(corpus.val), corpus.val_bytes) for n in nats)
+    facts = facts_of(run) | dict(bpb=bpb, error=error)
+    save_checkpoint(path, run.model, corpus.tokenizer, facts, torch.bfloat16)
+    return bpb, error
+
+
 def main(argv=None):
     """Train. Returns the exit code: 2 for a user's mistake, which gets one line."""
     try:
         config, arguments = parse_arguments(argv)
+        if arguments.ship and Path(arguments.ship).suffix != ".safetensors":
+            raise UserError(f"--ship {arguments.ship}: the name must end with .safetensors")
         from mdlm.corpus import prepare_corpus
         from mdlm.training import train
 
@@ -73,12 +101,14 @@ def main(argv=None):
     except KeyboardInterrupt:  # pressed twice, or before training began
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
-    last = run.history[-1]
+    last, bound = run.history[-1], "" if config.causal else "at most "
     print(
-        f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation at most",
-        end=" ",
+        f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation",
+        f"{bound}{last['bpb']:.3f} ± {last['error']:.3f} bits per byte",
     )
-    print(f"{last['bpb']:.3f} ± {last['error']:.3f} bits per byte")
+    if arguments.ship:
+        bpb, error = ship(run, arguments.ship)
+        print(f"{arguments.ship}: in bfloat16 {bpb:.3f} ± {error:.3f} bits per byte")
     return 0
 
 

@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_VERSION', 'AGAIN', 'pick_device', 'compute_dtype', 'can_compile', 'autocast', 'warmup_cosine',
            'orthogonalise', 'Muon', 'make_optimizers', 'training_step', 'EMA', 'evaluate', 'bits_per_byte', 'run_name',
-           'fingerprint', 'save_checkpoint', 'check_parts', 'load_checkpoint', 'Run', 'validate', 'save_run',
-           'read_state', 'restore_run', 'stop_button', 'read_losses', 'train', 'progress_facts', 'newest_checkpoint']
+           'fingerprint', 'save_checkpoint', 'check_parts', 'load_checkpoint', 'Run', 'validate', 'facts_of',
+           'save_run', 'read_state', 'restore_run', 'stop_button', 'read_losses', 'train', 'progress_facts',
+           'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -379,18 +380,22 @@ def validate(run):
         dict(step=run.step, tokens=tokens, seconds=run.seconds, bpb=bpb, error=error)
     )
 
-# %% ../train_model.ipynb #0376aaba
-def save_run(run):
-    """Write the checkpoint, and what training needs to go on; each file whole or not at all."""
-    facts = dict(
+# %% ../train_model.ipynb #a70be2a0
+def facts_of(run):
+    """What a checkpoint says about its run."""
+    return dict(
         steps=run.step,
         seconds=run.seconds,
         history=run.history,
         device=str(run.device),
         parameters=sum(p.numel() for p in run.model.parameters()),
     )
+
+
+def save_run(run):
+    """Write the checkpoint, and what training needs to go on; each file whole or not at all."""
     with run.ema.applied():
-        save_checkpoint(run.path, run.model, run.corpus.tokenizer, facts)
+        save_checkpoint(run.path, run.model, run.corpus.tokenizer, facts_of(run))
     state = dict(
         model=run.model.state_dict(),
         average=run.ema.average,
