@@ -72,7 +72,7 @@ def test_links_from_the_notebooks_lead_somewhere(notebook):
     assert targets and set(targets) <= anchors(GUIDE)
 
 
-@pytest.mark.parametrize("number", range(1, 11))
+@pytest.mark.parametrize("number", range(1, 12))
 def test_every_section_ends_with_exercises_and_their_solutions(number):
     section = SECTIONS[number - 1]
     assert section.startswith(f"{number}. ")
