@@ -18,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MAIN = ["train_model.ipynb", "sampling.ipynb"]
 NOTEBOOKS = [*MAIN, "twin.ipynb"]
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def environment_python():
@@ -69,17 +70,20 @@ def execute(notebook):
 
 
 def tidy(path):
-    """Remove from an executed notebook what only mattered while it ran: progress bars, times."""
+    """Remove from an executed notebook what only works while it runs: bars, times, sliders."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("papermill", None)
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
         if cell.cell_type == "code":
             bars = [o for o in cell.outputs if o.get("name") == "stderr"]
             if has_cleared("".join(o.text for o in bars)):
                 cell.outputs = [o for o in cell.outputs if o not in bars]
+            sliders = [o for o in cell.outputs if WIDGET in o.get("data", {})]
+            cell.outputs = [o for o in cell.outputs if o not in sliders]
     nbformat.write(notebook, path)
 
 
