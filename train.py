@@ -4,11 +4,13 @@
     python train.py --data my_novel.txt --steps 2000    your own text
     python train.py --preset cuda --batch-size 32 --accumulation 2
     python train.py --preset shipped --ship checkpoints/kjv.safetensors
+    torchrun --nproc-per-node 2 train.py --accumulation 2              two GPUs share each batch
 
 Interrupted runs go on where they were. Every hyperparameter of the notebook is an option here.
 """
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -64,6 +66,28 @@ def parse_arguments(argv=None):
     return Config(**{**PRESETS[arguments.preset], **given}), arguments
 
 
+def join_processes():
+    """Find the other processes, if torchrun has started several. Returns this one's number."""
+    import torch
+
+    if "RANK" not in os.environ:
+        return 0
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    return torch.distributed.get_rank()
+
+
+def leave_processes():
+    """Wait for the others; from here on each is by itself."""
+    import torch
+
+    if "RANK" in os.environ:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def ship(run, path):
     """Write a finished run's model in bfloat16, with the bound of what is stored.
 
@@ -85,6 +109,7 @@ def ship(run, path):
 
 def main(argv=None):
     """Train. Returns the exit code: 2 for a user's mistake, which gets one line."""
+    rank = int(os.environ.get("RANK", 0))
     try:
         config, arguments = parse_arguments(argv)
         if arguments.ship and Path(arguments.ship).suffix != ".safetensors":
@@ -92,16 +117,37 @@ def main(argv=None):
         from mdlm.corpus import prepare_corpus
         from mdlm.training import train
 
+        join_processes()
         corpus = prepare_corpus(config)
-        print(f"{config.corpus}: {len(corpus.train):,} tokens to train on", flush=True)
+        if rank == 0:
+            print(f"{config.corpus}: {len(corpus.train):,} tokens to train on", flush=True)
         run = train(config, corpus, arguments.folder, resume=not arguments.restart)
+        leave_processes()
     except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        if rank == 0:
+            print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # pressed twice, or before training began
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
-    last, bound = run.history[-1], "" if config.causal else "at most "
+    except RuntimeError as error:
+        if "RANK" not in os.environ:
+            raise
+        line = " ".join(str(error).split())[:200]
+        print(
+            f"train.py: process {rank} has lost the others ({line}); the last saved state stays "
+            "as it is: run again to go on",
+            file=sys.stderr,
+        )
+        return 1
+    if rank == 0:
+        finish(run, arguments)
+    return 0
+
+
+def finish(run, arguments):
+    """Say what came out, and ship it if asked to."""
+    last, bound = run.history[-1], "" if run.config.causal else "at most "
     print(
         f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation",
         f"{bound}{last['bpb']:.3f} ± {last['error']:.3f} bits per byte",
@@ -109,8 +155,16 @@ def main(argv=None):
     if arguments.ship:
         bpb, error = ship(run, arguments.ship)
         print(f"{arguments.ship}: in bfloat16 {bpb:.3f} ± {error:.3f} bits per byte")
-    return 0
+
+
+def leave(code):
+    """End the program."""
+    if "RANK" in os.environ:  # a thread of PyTorch's gloo may still run, and would abort us
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

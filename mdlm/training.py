@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_VERSION', 'AGAIN', 'pick_device', 'compute_dtype', 'can_compile', 'autocast', 'warmup_cosine',
-           'orthogonalise', 'Muon', 'make_optimizers', 'training_step', 'EMA', 'evaluate', 'bits_per_byte', 'run_name',
-           'fingerprint', 'save_checkpoint', 'check_parts', 'load_checkpoint', 'Run', 'validate', 'facts_of',
-           'save_run', 'read_state', 'restore_run', 'stop_button', 'read_losses', 'train', 'progress_facts',
-           'newest_checkpoint']
+           'orthogonalise', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up', 'training_step', 'EMA', 'evaluate',
+           'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint', 'check_parts', 'load_checkpoint', 'Run',
+           'validate', 'facts_of', 'save_run', 'read_state', 'restore_run', 'stop_button', 'read_losses', 'train',
+           'any_process', 'progress_facts', 'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -29,6 +29,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from bpe_tokenizer import BPETokenizer, UserError, write_atomically
@@ -137,26 +138,48 @@ def make_optimizers(model, config):
         torch.optim.AdamW(rest, config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
+# %% ../train_model.ipynb #492090e1
+def rank_and_world():
+    """(number of this process, how many there are): (0, 1) unless torchrun started several."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def add_up(tensors, device):
+    """Replace each tensor by its sum over all processes, all in one message."""
+    if rank_and_world()[1] == 1:
+        return
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors]).to(device)
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
 # %% ../train_model.ipynb #397462af
 def training_step(model, optimizers, scaler, corpus, config, step):
     """One optimiser step. Returns the loss in nats per token (a tensor: no waiting)."""
     device = model.embedding.weight.device
-    noise = torch.Generator().manual_seed(1_000_003 * config.seed + step)
-    torch.manual_seed(1_000_003 * config.seed + step)  # dropout draws from this one
+    rank, world = rank_and_world()
+    seed = 1_000_003 * config.seed + step
+    noise = torch.Generator().manual_seed(seed)
     model.train()
     n_starts = len(corpus.train) - config.context + 1
     starts = torch.randint(n_starts, (config.batch_size,), generator=noise).numpy()
     x = windows(corpus.train, starts, config.context)  # (B, L)
     k = spread_mask_counts(*x.shape, noise)  # (B,) spread over the whole batch, not over each part
     total = torch.zeros((), device=device)
-    for x_part, k_part in zip(
-        x.chunk(config.accumulation), k.chunk(config.accumulation), strict=True
-    ):
+    parts = zip(x.chunk(config.accumulation), k.chunk(config.accumulation), strict=True)
+    for i, (x_part, k_part) in enumerate(parts):
+        if i % world != rank:  # another process does it; pass over its random numbers
+            torch.rand(x_part.shape, generator=noise, dtype=torch.float64)
+            continue
+        torch.manual_seed(seed + (i << 32))  # dropout draws from this one
         with autocast(device):
             nats = loss_in_nats(model, x_part.to(device), k_part, noise)
         loss = nats.sum() / x.numel()  # of the whole batch, so that the parts add up to it
         scaler.scale(loss).backward()
         total += loss.detach()
+    add_up([p.grad for p in model.parameters()] + [total], device)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -207,7 +230,7 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0):
     number of masks, `passes` times. Low-discrepancy numbers make neighbouring estimates alike, so
     the standard error comes from the differences of neighbours in the number of masks.
     """
-    noise = torch.Generator().manual_seed(seed)
+    noise, (rank, world) = torch.Generator().manual_seed(seed), rank_and_world()
     model.eval()  # no dropout
     L, device = config.context, model.embedding.weight.device
     full, tail = np.arange(len(tokens) // L) * L, len(tokens) % L
@@ -219,15 +242,16 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0):
     total = variance = 0.0
     for x in parts:
         k = spread_mask_counts(*x.shape, noise)
-        nats = []
-        for x_part, k_part in zip(
-            x.split(config.batch_size), k.split(config.batch_size), strict=True
-        ):
+        nats = torch.zeros(len(x), dtype=torch.float64)
+        for i, rows in enumerate(torch.arange(len(x)).split(config.batch_size)):
+            if i % world != rank:  # as in a training step
+                torch.rand(len(rows), x.shape[1], generator=noise, dtype=torch.float64)
+                continue
             # compiling the network again for each shape would take longer than just running it
             with autocast(device), torch.compiler.set_stance("force_eager"):
-                loss = loss_in_nats(model, x_part.to(device), k_part, noise)
-                nats.append(loss.double().cpu())
-        nats = torch.cat(nats)[k.argsort()]
+                nats[rows] = loss_in_nats(model, x[rows].to(device), k[rows], noise).double().cpu()
+        add_up([nats], device)
+        nats = nats[k.argsort()]
         n_windows = len(x) / passes
         total += n_windows * nats.mean().item()
         exact = config.causal and not max_windows  # the twin's loss has no noise in it
@@ -491,11 +515,18 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
     Saves every `config.save_every` steps, at the end, and when interrupted. The returned model has
     the averaged weights. Raises UserError when interrupted, or if the loss is no longer a number.
     """
+    rank, world = rank_and_world()
+    n_parts = len(torch.empty(config.batch_size).chunk(config.accumulation))
+    if world > n_parts:
+        raise UserError(
+            f"{world} processes share a batch of {n_parts} part(s): set accumulation to {world}, "
+            "or to a multiple of it"
+        )
     run, pending = Run(config, corpus, folder, device), []
     if resume:
         restore_run(run)
-    bar = tqdm(total=config.steps, initial=run.step, unit="step", leave=False, mininterval=0.5)
-    with bar, stop_button() as stopped:
+    options = dict(total=config.steps, initial=run.step, unit="step", leave=False)
+    with tqdm(**options, mininterval=0.5, disable=rank > 0) as bar, stop_button() as stopped:
         stop = False
         while run.step < config.steps and not stop:
             start = time.perf_counter()
@@ -504,7 +535,7 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             )
             run.ema.update()
             run.step += 1
-            done, stop = run.step == config.steps, stopped()
+            done, stop = run.step == config.steps, any_process(stopped(), run.device)
             save = done or stop or run.step % config.save_every == 0
             if save or len(pending) == 10:
                 read_losses(run, pending)
@@ -513,7 +544,7 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             bar.set_postfix(progress_facts(run), refresh=False)
             if run.step % config.eval_every == 0 or done:
                 validate(run)
-            if save:
+            if save and rank == 0:
                 save_run(run)
     if run.step < config.steps:
         raise UserError(
@@ -522,6 +553,13 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
     run.ema.swap()
     run.model.eval()
     return run
+
+
+def any_process(asked, device):
+    """Whether this or another process has been asked to stop."""
+    votes = torch.tensor([float(asked)])
+    add_up([votes], device)
+    return votes.item() > 0
 
 
 def progress_facts(run):

@@ -1,0 +1,120 @@
+"""Several processes train what one would: same losses, same weights, same figures, same files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdlm.training import load_checkpoint
+
+ROOT = Path(__file__).parent.parent
+TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
+OPTIONS = [
+    "--n-layers=1",
+    "--d-model=32",
+    "--n-heads=2",
+    "--context=32",
+    "--vocab-size=300",
+    "--batch-size=6",
+    "--accumulation=3",
+    "--warmup=2",
+    "--steps=24",
+    "--eval-every=12",
+    "--eval-windows=8",
+    "--save-every=6",
+    "--no-compile",
+    "--preset=cpu",
+]
+# train.py as it is, but in float32 everywhere: only the order of the sums may differ
+IN_FLOAT32 = f"""
+import sys, torch
+sys.path.insert(0, {str(ROOT)!r})
+import mdlm.training, train
+mdlm.training.compute_dtype = lambda device: torch.float32
+train.leave(train.main())
+"""
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="this PyTorch has no gloo"
+)
+
+
+def start(folder, processes, *more):
+    """train.py on the text in `folder`, in that many processes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "run.py").write_text(IN_FLOAT32, encoding="utf-8")
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(launch if processes > 1 else []), str(folder / "run.py")]
+    files = ["--data", str(folder / "text.txt"), "--folder", str(folder)]
+    return subprocess.Popen(
+        [*command, *files, *OPTIONS, *more],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(folder):
+    state = torch.load(next(folder.glob("*.resume.pt")), weights_only=True)
+    return state["losses"], state["history"], list(state["model"].values())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    process = start(folder, 1)
+    out = process.communicate()[0]
+    assert process.returncode == 0, out
+    return finished(folder)
+
+
+def assert_same(one, other):
+    for a, b in zip(one[0], other[0], strict=True):
+        assert a == pytest.approx(b, abs=2e-5)
+    for a, b in zip(one[1], other[1], strict=True):
+        assert a["bpb"] == pytest.approx(b["bpb"], abs=2e-5)
+        assert a["error"] == pytest.approx(b["error"], abs=2e-5)
+    for a, b in zip(one[2], other[2], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
+
+
+def test_two_processes_do_what_one_does(alone, tmp_path):
+    process = start(tmp_path / "two", 2)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, out
+    assert out.count("bits per byte") == 1 and out.count("tokens to train on") == 1
+    assert_same(finished(tmp_path / "two"), alone)
+
+
+def test_when_one_is_killed_all_end_and_one_goes_on(alone, tmp_path):
+    folder = tmp_path / "killed"
+    process = start(folder, 2, "--save-every=2")
+    while process.poll() is None and not list(folder.glob("*.resume.pt")):
+        time.sleep(0.01)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
+    if len(children) == 2:  # else it has been faster than we
+        os.kill(int(children[1]), signal.SIGKILL)
+        out = process.communicate(timeout=120)[0]
+        assert process.returncode != 0 and "Signal 9" in out
+    load_checkpoint(next(folder.glob("*.safetensors")), "cpu")  # usable
+    process = start(folder, 1, "--save-every=2")  # another number of processes
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, out
+    assert_same(finished(folder), alone)
+
+
+def test_too_many_processes_are_told_so(tmp_path):
+    process = start(tmp_path / "many", 2, "--accumulation=1")
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert out.count("set accumulation to 2") == 1
