@@ -1,7 +1,9 @@
 """The project's commands. Only Python is needed; everything else is installed on the way.
 
     python run.py            install, train on the default corpus, sample; prints where the text is
-    python run.py twin       the same for twin.ipynb: an autoregressive model to compare with
+    python run.py watch      install, and open the window with your newest model (or the one that
+                             comes with the repository); takes sample_visual.py's options
+    python run.py twin       install, run twin.ipynb: an autoregressive model to compare with
     python run.py test       install, check the style, run the tests
     python run.py export     write the notebooks' code to mdlm/ (after you changed a notebook)
 
@@ -97,7 +99,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "command", nargs="?", default="all", choices=["all", "twin", "test", "export"]
+        "command", nargs="?", default="all", choices=["all", "watch", "twin", "test", "export"]
     )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
@@ -115,6 +117,8 @@ def main():
         print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
     elif arguments.command == "twin":
         execute("twin.ipynb")
+    elif arguments.command == "watch":
+        call(sys.executable, "sample_visual.py", *rest)
     elif arguments.command == "export":
         export_notebooks("mdlm")
     else:
