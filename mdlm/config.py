@@ -96,7 +96,7 @@ PRESETS = {
         eval_every=500,
         save_every=500,
     ),
-    "shipped": dict(  # the model in checkpoints/: about 80 minutes on 2 cores
+    "shipped": dict(  # the model in checkpoints/: about 95 minutes on 2 cores
         context=256,
         batch_size=16,
         steps=14_000,

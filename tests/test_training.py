@@ -1,5 +1,6 @@
 """Training: the same run whatever interrupts it, checkpoints that come back whole, clear errors."""
 
+import os
 import random
 import signal
 import subprocess
@@ -62,6 +63,7 @@ def assert_equal_runs(one, other):
     assert all(torch.equal(a, b) for a, b in zip(one[3], other[3], strict=True))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL to send")
 def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
     folders = [tmp_path / name for name in ("undisturbed", "killed", "stopped")]
     for folder in folders:
