@@ -210,6 +210,7 @@ class BPETokenizer:
     def train(cls, text, vocab_size, special_tokens=(MASK,), progress=None):
         """Learn a vocabulary of `vocab_size` ids (bytes, merges and special tokens) from `text`.
 
+        A text that does not fit in memory can be given as an iterable of parts, each whole words.
         `progress(done, total)` is called after each merge. A short text may run out of pairs to
         merge; the vocabulary is then smaller. Raises UserError if `vocab_size` leaves no room for
         the 256 bytes and the special tokens.
@@ -220,7 +221,9 @@ class BPETokenizer:
                 f"a vocabulary of {vocab_size} is too small: 256 bytes and {len(special_tokens)} "
                 f"special token(s) need at least {smallest}"
             )
-        pieces = Counter(re.findall(PATTERN, _escape(text)))
+        pieces = Counter()
+        for part in [text] if isinstance(text, (str, bytes)) else text:
+            pieces.update(re.findall(PATTERN, _escape(part)))
         piece_counts = {_to_bytes(piece): count for piece, count in pieces.items()}
         return cls(learn_merges(piece_counts, vocab_size - smallest, progress), special_tokens)
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from bpe_tokenizer import UserError, write_atomically  # noqa: E402
 from mdlm.sampling import sample, sample_plain  # noqa: E402
-from mdlm.training import compute_dtype, load_checkpoint, newest_checkpoint  # noqa: E402
+from mdlm.training import device_choices, load_checkpoint, newest_checkpoint  # noqa: E402
 
 
 def seconds(function, *arguments):
@@ -36,7 +36,7 @@ def seconds(function, *arguments):
 @torch.no_grad()
 def product_seconds(model, n_texts, repeats=5):
     """Seconds that the matrix products of one pass over `n_texts` contexts take by themselves."""
-    dtype, L = compute_dtype(torch.device("cpu")), model.config.context
+    dtype, L = device_choices(torch.device("cpu")).dtype, model.config.context
     weights = [p.to(dtype) for p in model.blocks[0].parameters() if p.dim() == 2]
     inputs = [torch.randn(n_texts * L, w.shape[1], dtype=dtype) for w in weights]
     heads, width = model.config.n_heads, model.config.d_model // model.config.n_heads

@@ -28,7 +28,7 @@ from bpe_tokenizer import BPETokenizer, UserError, write_atomically  # noqa: E40
 from mdlm.config import Config  # noqa: E402
 from mdlm.corpus import Corpus, windows  # noqa: E402
 from mdlm.diffusion import nelbo, spread_mask_counts  # noqa: E402
-from mdlm.training import Run, autocast, compute_dtype, orthogonalise, training_step  # noqa: E402
+from mdlm.training import Run, autocast, device_choices, orthogonalise, training_step  # noqa: E402
 
 SIZES = {
     "small": dict(n_layers=4, d_model=128, n_heads=2),
@@ -114,7 +114,7 @@ def encoder_step(model, optimizer, device, mask_id, x, k, noise):
 @torch.no_grad()
 def product_functions(run):
     """Functions that do the matrix products of one step of ours: forward and backward; Muon."""
-    config, dtype = run.config, compute_dtype(run.device)
+    config, dtype = run.config, device_choices(run.device).dtype
     B, L, C, H = config.batch_size, config.context, config.d_model, config.n_heads
 
     def random(*shape):

@@ -15,7 +15,7 @@ class Config:
     """One run. The defaults are the CPU preset; `PRESETS` holds what a CUDA GPU changes."""
 
     # the text
-    corpus: str = "kjv"  # "kjv", "shakespeare", or the path of a UTF-8 .txt file
+    corpus: str = "kjv"  # or "shakespeare", a UTF-8 .txt file, a folder made by prepare.py
     vocab_size: int = 2048  # tokens: 256 bytes, the mask, and the rest learned
     # the model
     context: int = 128  # tokens the model sees at once (L)
@@ -41,6 +41,7 @@ class Config:
     eval_windows: int = 128  # contexts of validation text for such a look (the last look reads all)
     save_every: int = 250  # steps between two checkpoints
     compile: bool = True  # torch.compile the blocks, where the machine can
+    activation_checkpointing: bool = False  # compute blocks twice to keep less of them in memory
 
     def __post_init__(self):
         check(self)
@@ -59,9 +60,9 @@ def check(config):
             raise UserError(f"{field.name} must be greater than 0, not {value}")
     if config.context > 65536:
         raise UserError(f"context must be at most 65536 tokens, not {config.context}")
-    if not 257 <= config.vocab_size <= 65536:
+    if not 257 <= config.vocab_size <= 1_000_000:
         raise UserError(
-            "vocab_size must be from 257 (256 bytes and the mask) to 65536, "
+            "vocab_size must be from 257 (256 bytes and the mask) to 1,000,000, "
             f"not {config.vocab_size}"
         )
     if config.d_model % (2 * config.n_heads):

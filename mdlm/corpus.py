@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bpe_tokenizer import BPETokenizer, UserError, read_text, write_atomically
+from prepare import Shards, open_tokens, token_dtype
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -68,34 +69,45 @@ def split_text(text):
 # %% ../train_model.ipynb #8fd427ba
 @dataclass
 class Corpus:
-    """A tokenized text. `train` and `val` are uint16 arrays of token ids."""
+    """A tokenized text. `train` and `val` hold token ids: in memory, or in files on the disk."""
 
     tokenizer: BPETokenizer
-    train: np.ndarray
-    val: np.ndarray
+    train: np.ndarray | Shards
+    val: np.ndarray | Shards
     train_bytes: int  # length of the two texts in UTF-8, for bits per byte
     val_bytes: int
+
+    def digest(self):
+        """Tells this training text from every other."""
+        if isinstance(self.train, Shards):
+            return self.train.digest
+        return hashlib.sha256(self.train.tobytes()).hexdigest()
 
 
 def tokenize(train_text, val_text, tokenizer):
     """Encode both parts of a text."""
-    ids = [np.array(tokenizer.encode(part), dtype=np.uint16) for part in (train_text, val_text)]
+    dtype = token_dtype(tokenizer.vocab_size)
+    ids = [np.array(tokenizer.encode(part), dtype=dtype) for part in (train_text, val_text)]
     return Corpus(tokenizer, *ids, len(train_text.encode("utf-8")), len(val_text.encode("utf-8")))
 
 # %% ../train_model.ipynb #d0499fbb
 def prepare_corpus(config):
     """Text -> tokenizer -> tokens, as a run described by `config` needs them.
 
+    A folder made by `prepare.py` comes with its own tokenizer, and sets `config.vocab_size`.
     Raises UserError if the text is too short for one context.
     """
-    train_text, val_text = split_text(load_text(config.corpus))
-    corpus = tokenize(train_text, val_text, BPETokenizer.train(train_text, config.vocab_size))
+    if Path(config.corpus).is_dir():
+        corpus = Corpus(*open_tokens(config.corpus))
+    else:
+        train_text, val_text = split_text(load_text(config.corpus))
+        corpus = tokenize(train_text, val_text, BPETokenizer.train(train_text, config.vocab_size))
     fit_to_corpus(config, corpus)
     return corpus
 
 
 def fit_to_corpus(config, corpus):
-    """Lower `config.vocab_size` if a short text ran out of pairs to merge.
+    """Set `config.vocab_size` to the tokenizer's: a short text may run out of pairs to merge.
 
     Raises UserError unless one context can be cut out of the training tokens.
     """
@@ -109,6 +121,9 @@ def fit_to_corpus(config, corpus):
 
 # %% ../train_model.ipynb #b505b68e
 def windows(tokens, starts, length):
-    """`tokens[s : s + length]` for every s in `starts`, without a Python loop: (B, length)."""
-    view = np.lib.stride_tricks.sliding_window_view(tokens, length)  # (N - length + 1, length)
-    return torch.from_numpy(view[starts].astype(np.int64))
+    """`tokens[s : s + length]` for every s in `starts`: (B, length) int64."""
+    if isinstance(tokens, Shards):
+        rows = np.stack([tokens[start : start + length] for start in starts.tolist()])
+    else:
+        rows = np.lib.stride_tricks.sliding_window_view(tokens, length)[starts]  # (B, length)
+    return torch.from_numpy(rows.astype(np.int64))

@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class RMSNorm(nn.Module):
@@ -146,7 +147,11 @@ class DiffusionTransformer(nn.Module):
         )  # (B, C)
         x = self.embedding(z_t)  # (B, L, C)
         for block in self.blocks:
-            x = block(x, self.cos[:L], self.sin[:L], c)
+            inputs = x, self.cos[:L], self.sin[:L], c
+            if self.training and self.config.activation_checkpointing:
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
         return self.norm(x)
 
     def head(self, h):

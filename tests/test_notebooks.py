@@ -1,7 +1,10 @@
 """The notebooks run from top to bottom; and they are committed as they ran, outputs and all."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -27,7 +30,7 @@ TINY = dict(
 
 
 def test_all_run(tmp_path):
-    for name in ("bpe_tokenizer.py", "sample_visual.py", *NOTEBOOKS):
+    for name in ("bpe_tokenizer.py", "prepare.py", "sample_visual.py", *NOTEBOOKS):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "mdlm", tmp_path / "mdlm")
     for notebook, parameters in [
@@ -64,3 +67,30 @@ def test_committed_as_it_ran(name):
     outputs = str([cell.outputs for cell in code])
     assert not re.search(r"/home/|/Users/|/tmp/|/root/|[A-Z]:\\\\|Warning", outputs)
     assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git repository")
+def test_on_a_hosted_service_the_first_cell_fetches_the_project(tmp_path):
+    first = {
+        next(c.source for c in nbformat.read(ROOT / name, 4).cells if c.cell_type == "code")
+        for name in NOTEBOOKS
+    }
+    assert len(first) == 1  # the same in all
+    script = first.pop().replace('address = ""', f"address = {ROOT.as_uri()!r}")
+    script += "\nimport mdlm.config\nprint(os.getcwd(), mdlm.config.__file__)"
+    kernel = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for service in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+        folder = tmp_path / service
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script],
+            cwd=folder,
+            env=kernel | {service: "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [
+            str(folder / "project"),
+            str(folder / "project" / "mdlm" / "config.py"),
+        ]

@@ -35,7 +35,8 @@ IN_FLOAT32 = f"""
 import sys, torch
 sys.path.insert(0, {str(ROOT)!r})
 import mdlm.training, train
-mdlm.training.compute_dtype = lambda device: torch.float32
+choices = mdlm.training.DeviceChoices(torch.float32, False, False, False)
+mdlm.training.device_choices = lambda device: choices
 train.leave(train.main())
 """
 pytestmark = pytest.mark.skipif(

@@ -414,7 +414,7 @@ def test_extreme_logits():
 
 
 def test_bfloat16_changes_the_loss_little(model):
-    if mdlm.training.compute_dtype(CPU) != torch.bfloat16:
+    if mdlm.training.device_choices(CPU).dtype != torch.bfloat16:
         pytest.skip("this CPU computes in float32")
     x = torch.randint(0, 299, (16, 32), generator=torch.Generator().manual_seed(0))
     k = torch.arange(1, 33, 2)

@@ -20,7 +20,15 @@ from mdlm.config import Config
 from mdlm.corpus import load_text, tokenize
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import noise_grid, sample, template
-from mdlm.training import Muon, Run, load_checkpoint, orthogonalise, save_checkpoint, training_step
+from mdlm.training import (
+    DeviceChoices,
+    Muon,
+    Run,
+    load_checkpoint,
+    orthogonalise,
+    save_checkpoint,
+    training_step,
+)
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(
@@ -105,7 +113,8 @@ def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(mdlm.training, "compute_dtype", lambda device: torch.float32)
+    choices = DeviceChoices(torch.float32, scale_loss=False, compile=False, pin=False)
+    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
     weights = []
     for accumulation in (1, 4):  # one part of 6 texts; three parts of 2
         config = Config(**{**TINY, "accumulation": accumulation, "muon_lr": 1, "adamw_lr": 1})
@@ -145,7 +154,7 @@ def test_checkpoint_round_trip(corpus, tmp_path):
 BAD_OPTIONS = {
     "--data=missing.txt": "cannot be read",
     "--vocab-size=256": "from 257",
-    "--vocab-size=70000": "to 65536",
+    "--vocab-size=2000000": "to 1,000,000",
     "--d-model=30": "try 28",
     "--steps=0": "greater than 0",
     "--muon-lr=nan": "greater than 0",
@@ -189,3 +198,82 @@ def test_bad_sampling_input(corpus):
         noise_grid(0, "linear")
     with pytest.raises(UserError, match="temperature"):
         sample(model, torch.full((1, 8), model.mask_id), temperature=0.0)
+
+
+BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
+DEVICES = [  # (device, what it is said to have, dtype, scale_loss, compile, pin)
+    ("cuda", dict(bf16=True, triton=True), DeviceChoices(BFLOAT16, False, True, True)),
+    ("cuda", dict(bf16=True, triton=False), DeviceChoices(BFLOAT16, False, False, True)),
+    ("cuda", dict(bf16=False, triton=True), DeviceChoices(FLOAT16, True, True, True)),
+    ("cpu", dict(avx512_bf16=True, gxx=True), DeviceChoices(BFLOAT16, False, True, False)),
+    ("cpu", dict(amx_bf16=True, gxx=False), DeviceChoices(BFLOAT16, False, False, False)),
+    ("cpu", dict(avx2=True, gxx=True), DeviceChoices(FLOAT32, False, True, False)),
+    ("cpu", dict(gxx=True, system="win32"), DeviceChoices(FLOAT32, False, False, False)),
+    ("cpu", dict(gxx=True, header=False), DeviceChoices(FLOAT32, False, False, False)),
+    ("mps", dict(gxx=True), DeviceChoices(FLOAT32, False, False, False)),
+]
+
+
+@pytest.mark.parametrize(("name", "has", "expected"), DEVICES)
+def test_each_device_gets_what_suits_it(name, has, expected, monkeypatch, tmp_path):
+    if has.get("header", True):
+        (tmp_path / "Python.h").touch()
+    gxx, triton = "g++" if has.get("gxx") else None, object() if has.get("triton") else None
+    bf16 = lambda including_emulation: has["bf16"]  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", bf16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(sys, "platform", has.get("system", "linux"))
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr("shutil.which", lambda command: gxx)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: triton)
+    choices = mdlm.training.device_choices.__wrapped__(torch.device(name))
+    monkeypatch.undo()
+    assert choices == expected
+
+
+def test_float16_training_scales_the_loss_and_survives_an_overflow(corpus, tmp_path, monkeypatch):
+    """The way of a T4, on a CPU: float16 products, and a GradScaler that starts far too high."""
+    choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
+    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+    run = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = [p.detach().clone() for p in run.model.parameters()]
+    training_step(run.model, run.optimizers, run.scaler, corpus, run.config, step=0)
+    assert run.scaler.get_scale() < 2.0**40  # infinite gradients: no step, a smaller scale
+    assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before, strict=True))
+    losses = [
+        training_step(run.model, run.optimizers, run.scaler, corpus, run.config, step).item()
+        for step in range(60)
+    ]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    state = run.scaler.state_dict()
+    mdlm.training.save_run(run)
+    again = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
+    mdlm.training.restore_run(again)
+    assert again.scaler.state_dict() == state
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(corpus, tmp_path):
+    weights = []
+    for on in (False, True):
+        config = Config(**{**TINY, "activation_checkpointing": on, "dropout": 0.1})
+        run = Run(config, corpus, tmp_path, torch.device("cpu"))
+        for step in range(3):
+            training_step(run.model, run.optimizers, run.scaler, corpus, config, step)
+        weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_cuda_trains_like_the_cpu(corpus, tmp_path):
+    losses = []
+    for device in ("cpu", "cuda"):
+        run = Run(Config(**TINY), corpus, tmp_path, torch.device(device))
+        steps = range(20)
+        losses.append(
+            [
+                training_step(run.model, run.optimizers, run.scaler, corpus, run.config, s).item()
+                for s in steps
+            ]
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)

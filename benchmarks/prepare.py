@@ -1,0 +1,92 @@
+"""How fast prepare.py turns a large text into tokens, and how much memory it takes.
+
+    python benchmarks/prepare.py                   2 GB, made from the KJV text, in a scratch folder
+    python benchmarks/prepare.py --megabytes 200
+
+Every copy of the book gets other names: a tenth of its capitalised words are spelled anew, so that
+the tokenizer meets new words all the way. Memory is that of all processes together, looked at ten
+times a second; pages of the files themselves, which the system may drop at any time, not counted.
+"""
+
+import argparse
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from mdlm.corpus import load_text  # noqa: E402
+
+
+def write_text(path, megabytes):
+    """About that much text."""
+    text, draw = load_text("kjv", ROOT / "data"), random.Random(0)
+    n_bytes = copy = 0
+    with path.open("wb") as file:
+        while n_bytes < megabytes * 1_000_000:
+            names = sorted(set(re.findall(r"[A-Z][a-z]{3,}", text)))
+            chosen = draw.sample(names, len(names) // 10)
+            new = {name: name[0] + "".join(draw.sample(name[1:], len(name) - 1)) for name in chosen}
+            data = re.sub(r"[A-Z][a-z]{3,}", lambda m: new.get(m[0], m[0]), text)  # noqa: B023
+            n_bytes += file.write(data.encode("utf-8"))
+            copy += 1
+    return n_bytes
+
+
+def watch(process, peak, stop):
+    """Keep the largest sum of private memory of a process and its children in peak[0]."""
+    root = psutil.Process(process.pid)
+    while not stop.wait(0.1):
+        total = 0
+        for p in [root, *root.children(recursive=True)]:
+            try:
+                info = p.memory_info()
+            except psutil.Error:  # it has just ended
+                continue
+            total += info.rss - getattr(info, "shared", 0)
+        peak[0] = max(peak[0], total)
+
+
+def main(argv=None):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--megabytes", type=int, default=2000)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "large.txt"
+        n_bytes = write_text(source, arguments.megabytes)
+        command = [sys.executable, "prepare.py", str(source), "--out", str(Path(folder) / "tokens")]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        peak, stop = [0], threading.Event()
+        watcher = threading.Thread(target=watch, args=(process, peak, stop))
+        watcher.start()
+        out, seconds = process.communicate()[0], 0
+        seconds = time.perf_counter() - start
+        stop.set()
+        watcher.join()
+        print(out)
+        if process.returncode:
+            return process.returncode
+        stored = sum(path.stat().st_size for path in (Path(folder) / "tokens").glob("*.bin"))
+    print(
+        "| text | time | speed | peak memory, all processes | stored |\n|---:|---:|---:|---:|---:|"
+    )
+    print(
+        f"| {n_bytes / 1e6:,.0f} MB | {seconds:.0f} s | {n_bytes / 1e6 / seconds:.1f} MB/s "
+        f"| {peak[0] / 1e9:.2f} GB | {stored / 1e6:,.0f} MB |"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""Corpora on the disk: the tokens are those of the text, whatever cuts and kills lie between."""
+
+import io
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prepare
+import train
+from bpe_tokenizer import MASK, BPETokenizer, UserError
+from mdlm.config import Config
+from mdlm.corpus import Corpus, prepare_corpus, windows
+from mdlm.training import Run, evaluate, training_step
+
+ROOT = Path(__file__).parent.parent
+WORDS = re.split(" ", "And the sons of Noah, that went forth; it's 40 days' rain — über Ψ ★ 大地\n")
+TOKENIZER = BPETokenizer.train(" ".join(WORDS) * 50, 400, (prepare.END_OF_TEXT, MASK))
+
+
+def some_text(n_words, seed=0):
+    draw = random.Random(seed)
+    return "".join(
+        draw.choice(WORDS) + draw.choice(["", " ", " ", " \n", "\n\n"]) for _ in range(n_words)
+    )
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Sizes are given in MB; here one is a kilobyte. (Workers are forked or read it from here.)"""
+    monkeypatch.setattr(prepare, "MB", 1000)
+    monkeypatch.setattr(prepare, "BLOCK", 1500)
+    monkeypatch.setattr(prepare, "LONGEST_DOCUMENT", 64_000)
+    monkeypatch.setattr(prepare, "work", work_here)
+
+
+def work_here(jobs, folder, arguments):
+    """As `prepare.work`, in this process."""
+    prepare.start_worker(folder, arguments.separator)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield from map(prepare.write_shard, jobs)
+
+
+def run(*arguments):
+    return prepare.main([str(argument) for argument in arguments])
+
+
+def documents(tokenizer, texts):
+    """The ids of all, an end after each."""
+    end = tokenizer.special_ids[prepare.END_OF_TEXT]
+    return [i for text in texts for i in (*tokenizer.encode(text), end)]
+
+
+def read(folder):
+    tokenizer, train_ids, val_ids, *_ = prepare.open_tokens(folder)
+    return tokenizer, train_ids[0 : len(train_ids)], val_ids[0 : len(val_ids)]
+
+
+@given(st.lists(st.sampled_from([*WORDS, " ", "  ", "\n", "\t", "x" * 70])), st.floats(0, 1))
+def test_a_cut_changes_no_token(words, where):
+    data = "".join(words).encode("utf-8")
+    position = int(where * len(data))
+    cut = prepare.find_cut(io.BytesIO(data), position, len(data))
+    assert position <= cut <= len(data)
+    one, other = data[:cut].decode("utf-8"), data[cut:].decode("utf-8")  # no character is cut
+    if cut < len(data) and data[cut - 1 : cut].isascii() and data[cut : cut + 1].isspace():
+        assert TOKENIZER.encode(one) + TOKENIZER.encode(other) == TOKENIZER.encode(data)
+
+
+@given(st.lists(st.integers(0, 5)), st.integers(-3, 30), st.integers(-3, 30))
+def test_shards_read_as_one_array(lengths, start, stop):
+    whole = np.arange(sum(lengths), dtype=np.uint16)
+    parts = np.split(whole, np.cumsum(lengths)[:-1]) if lengths else []
+    shards = prepare.Shards(parts, "")
+    assert len(shards) == len(whole)
+    assert shards[start:stop].tolist() == whole[start:stop].tolist()
+
+
+def test_a_file_becomes_the_tokens_of_its_text(tmp_path, capsys):
+    text = some_text(9000)
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8"))
+    out = tmp_path / "tokens"
+    assert (
+        run(tmp_path / "text.txt", "--out", out, "--shard-mb=4", "--vocab-size=400", "--val-mb=3")
+        == 0
+    )
+    tokenizer, train_ids, val_ids = read(out)
+    assert len(list(out.glob("*.bin"))) > 8
+    assert [*train_ids, *val_ids] == documents(tokenizer, [text])
+    assert len(tokenizer.decode_bytes(val_ids[:-1])) == pytest.approx(3000, abs=200)  # --val-mb
+    assert tokenizer.mask_id == tokenizer.vocab_size - 1 == 399
+    assert "python train.py --data" in capsys.readouterr().out
+
+
+def test_training_from_the_disk_is_training_from_memory(tmp_path):
+    (tmp_path / "text.txt").write_text(some_text(9000), encoding="utf-8")
+    run(tmp_path / "text.txt", "--out", tmp_path / "tokens", "--shard-mb=4", "--vocab-size=400")
+    config = Config(
+        corpus=str(tmp_path / "tokens"), n_layers=1, d_model=32, n_heads=2, context=32,
+        batch_size=6, compile=False,
+    )  # fmt: skip
+    on_disk = prepare_corpus(config)
+    assert config.vocab_size == 400
+    whole = [part[0 : len(part)] for part in (on_disk.train, on_disk.val)]
+    in_memory = Corpus(on_disk.tokenizer, *whole, on_disk.train_bytes, on_disk.val_bytes)
+    starts = np.arange(0, len(on_disk.train) - 32, 7)
+    assert torch.equal(windows(on_disk.train, starts, 32), windows(in_memory.train, starts, 32))
+    results = []
+    for corpus in (on_disk, in_memory):
+        made = Run(config, corpus, tmp_path, torch.device("cpu"))
+        steps = [
+            training_step(made.model, made.optimizers, made.scaler, corpus, config, step).item()
+            for step in range(3)
+        ]
+        results.append((steps, evaluate(made.model, corpus.val, config)))
+    assert results[0] == results[1]
+
+
+def test_a_folder_is_documents_in_order(tmp_path):
+    texts = ["\n\n" + some_text(300, 1), "", some_text(2000, 2), some_text(10, 3)]
+    for i, text in enumerate(texts):
+        path = tmp_path / "library" / str(i % 2) / f"{i}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
+    assert run(tmp_path / "library", "--out", tmp_path / "tokens", "--shard-mb=3") == 0
+    tokenizer, train_ids, val_ids = read(tmp_path / "tokens")
+    in_order = [texts[i] for i in (0, 2, 1, 3) if texts[i]]
+    assert [*train_ids, *val_ids] == documents(tokenizer, in_order)
+
+
+def test_a_file_of_several_documents(tmp_path):
+    stories = [some_text(40, seed).strip("\n") for seed in range(200)]
+    (tmp_path / "s.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8", newline="")
+    out = tmp_path / "tokens"
+    assert run(tmp_path / "s.txt", "--out", out, "--separator=<|endoftext|>", "--shard-mb=3") == 0
+    tokenizer, train_ids, val_ids = read(out)
+    assert [*train_ids, *val_ids] == documents(tokenizer, stories)
+    assert b"endoftext" not in b"".join(tokenizer.token_bytes[:-2])
+
+
+def test_a_stream_keeps_one_document_in_a_hundred_for_validation(tmp_path, monkeypatch, capsys):
+    stories = [some_text(40, seed) for seed in range(500)]
+    hub = types.SimpleNamespace(
+        load_dataset=lambda name, split, streaming: iter([{"text": s, "id": 1} for s in stories])
+    )
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    assert run("hf:some/stories", "--out", tmp_path / "tokens", "--shard-mb=7") == 0
+    tokenizer, train_ids, val_ids = read(tmp_path / "tokens")
+    assert val_ids.tolist() == documents(tokenizer, stories[::100])
+    rest = [s for i, s in enumerate(stories) if i % 100]
+    assert train_ids.tolist() == documents(tokenizer, rest)
+    assert run("hf:some/stories", "--out", tmp_path / "t", "--column=story") == 2
+    assert "choose one of text, id with --column" in capsys.readouterr().err
+
+
+def test_more_than_65536_ids_take_four_bytes(tmp_path):
+    assert prepare.token_dtype(65_536).itemsize == 2 and prepare.token_dtype(65_537).itemsize == 4
+    tokenizer = BPETokenizer([(i % 256, i // 256) for i in range(65_536)])
+    ids = np.array([tokenizer.mask_id], dtype=prepare.token_dtype(tokenizer.vocab_size))
+    assert ids[0] == tokenizer.mask_id > 65_535
+
+
+def test_after_kill_9_it_goes_on(tmp_path):
+    """The real program, its worker processes included."""
+    (tmp_path / "text.txt").write_text(some_text(400_000), encoding="utf-8")
+    outs = [tmp_path / "whole", tmp_path / "killed"]
+    options = ["--shard-mb=1", "--workers=2", "--vocab-size=300"]
+    commands = [
+        [sys.executable, "prepare.py", str(tmp_path / "text.txt"), "--out", str(out), *options]
+        for out in outs
+    ]
+    subprocess.run(commands[0], cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(
+        commands[1], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not list(outs[1].glob("*.bin")):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    done = subprocess.run(commands[1], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    manifests = [(out / prepare.MANIFEST).read_bytes() for out in outs]
+    assert manifests[0] == manifests[1]
+    assert b"".join(p.read_bytes() for p in sorted(outs[0].glob("*.bin"))) == b"".join(
+        p.read_bytes() for p in sorted(outs[1].glob("*.bin"))
+    )
+
+
+def damage_manifest(folder, **changes):
+    path = folder / prepare.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["shards"][0].update(changes)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+DAMAGES = {
+    "cut short": lambda f: (f / "train-000000.bin").write_bytes(b"12"),
+    "a file gone": lambda f: (f / "train-000000.bin").unlink(),
+    "a tokenizer of another": lambda f: TOKENIZER.save(f / prepare.TOKENIZER),
+    "no tokenizer": lambda f: (f / prepare.TOKENIZER).unlink(),
+    "no manifest": lambda f: (f / prepare.MANIFEST).unlink(),
+    "empty manifest": lambda f: (f / prepare.MANIFEST).write_bytes(b""),
+    "not JSON": lambda f: (f / prepare.MANIFEST).write_bytes(b"\x80\x02}q"),
+    "deep JSON": lambda f: (f / prepare.MANIFEST).write_text("[" * 100_000),
+    "another place": lambda f: damage_manifest(f, file="../../secret.bin"),
+    "a negative length": lambda f: damage_manifest(f, tokens=-1),
+    "a length of another type": lambda f: damage_manifest(f, tokens="9"),
+    "a forged length": lambda f: damage_manifest(f, tokens=10**15),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_tokens_get_one_line(damage, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text(some_text(9000), encoding="utf-8")
+    out = tmp_path / "tokens"
+    assert run(tmp_path / "text.txt", "--out", out, "--vocab-size=300") == 0
+    DAMAGES[damage](out)
+    capsys.readouterr()
+    assert train.main(["--data", str(out), "--folder", str(tmp_path / "runs"), "--steps=1"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "Traceback" not in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_get_one_line(tmp_path, capsys):
+    def says(message, *arguments):
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("prepare.py: ") and message in error
+
+    text, out = tmp_path / "text.txt", tmp_path / "tokens"
+    says("cannot be read", text, "--out", out)
+    says("no .txt file", tmp_path, "--out", out)
+    text.write_bytes(b"")
+    says("no text", text, "--out", out)
+    text.write_text(some_text(3000), encoding="utf-16")
+    says("not UTF-8 at byte", text, "--out", out)
+    text.write_text(some_text(3000), encoding="utf-8")
+    says("too small", text, "--out", out, "--vocab-size=5")
+    says("cannot be", text, "--out", text / "below")
+    assert run(text, "--out", out) == 0
+    says("--restart", text, "--out", out, "--vocab-size=300")
+    assert run(text, "--out", out, "--vocab-size=300", "--restart") == 0
+    text.write_text(some_text(100_000), encoding="utf-8")
+    says("what stands between", text, "--out", tmp_path / "t", "--separator=%%", "--shard-mb=9")
+    says("pip install datasets", "hf:some/stories", "--out", tmp_path / "t")
+    with pytest.raises(UserError, match="not finished"):
+        manifest = json.loads((out / prepare.MANIFEST).read_text()) | {"complete": False}
+        (out / prepare.MANIFEST).write_text(json.dumps(manifest))
+        prepare.open_tokens(out)
