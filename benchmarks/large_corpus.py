@@ -1,7 +1,7 @@
 """How fast prepare.py turns a large text into tokens, and how much memory it takes.
 
-    python benchmarks/prepare.py                   2 GB, made from the KJV text, in a scratch folder
-    python benchmarks/prepare.py --megabytes 200
+    python benchmarks/large_corpus.py            2 GB, made from the KJV text, in a scratch folder
+    python benchmarks/large_corpus.py --megabytes 200
 
 Every copy of the book gets other names: a tenth of its capitalised words are spelled anew, so that
 the tokenizer meets new words all the way. Memory is that of all processes together, looked at ten

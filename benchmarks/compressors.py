@@ -1,0 +1,56 @@
+"""What compressors need for the validation text when they know the training text, in bits per byte.
+
+    python benchmarks/compressors.py
+
+The cost of the validation part given the training part: the size of both together, compressed, less
+the size of the training part. PPMd (Shkarin 2002, variant H) predicts each byte from up to `order`
+bytes before it, as a language model does; it is the strongest of them on text.
+"""
+
+import argparse
+import bz2
+import lzma
+import sys
+import zlib
+from pathlib import Path
+
+import pyppmd
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from mdlm.corpus import load_text, split_text  # noqa: E402
+
+
+def ppmd(order):
+    """Size of data under PPMd with contexts of up to `order` bytes."""
+    return lambda data: len(pyppmd.compress(data, max_order=order, mem_size=1 << 28))
+
+
+COMPRESSORS = {
+    "zlib": lambda data: len(zlib.compress(data, 9)),
+    "bz2": lambda data: len(bz2.compress(data, 9)),
+    "lzma": lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+    **{f"PPMd, order {order}": ppmd(order) for order in (4, 6, 8, 12, 16)},
+}
+
+
+def main(argv=None):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="kjv", help="as in train.py (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    train, val = (
+        part.encode("utf-8") for part in split_text(load_text(arguments.data, ROOT / "data"))
+    )
+    print("| | whole text | validation, given training |\n|---|---:|---:|")
+    for name, size in COMPRESSORS.items():
+        whole = size(train + val)
+        given = 8 * (whole - size(train)) / len(val)
+        print(f"| {name} | {8 * whole / len(train + val):.3f} | {given:.3f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""How long one waits for the first thing to see: the window's first frame, the first training step.
+
+    python benchmarks/startup.py               medians of five starts of each; startup.json
+    python benchmarks/startup.py --repeats 1
+
+Each start is a new Python process, timed from before it is made. The window is drawn into memory
+(SDL's dummy driver); the disk's cache is warm, as after the first start of a day.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from bpe_tokenizer import write_atomically  # noqa: E402
+
+WINDOW = """
+import sys, time
+import sample_visual
+flip, receive, written = sample_visual.pygame.Window.flip, sample_visual.receive, []
+
+def watch(worker, record, state):
+    record, state = receive(worker, record, state)
+    written[:] = [bool((record.lanes[0].states[-1] != sample_visual.MASKED).any())]
+    return record, state
+
+class Window(sample_visual.pygame.Window):
+    seen = False
+
+    def flip(self):
+        super().flip()
+        if not self.seen:
+            Window.seen = True
+            print("the first frame: all masks", time.time())
+        if written[0]:
+            print("the first frame with words in it", time.time(), flush=True)
+            sample_visual.os._exit(0)
+
+sample_visual.receive, sample_visual.pygame.Window = watch, Window
+sample_visual.main(["checkpoints/kjv.safetensors"])
+"""
+
+TRAINING = """
+import tempfile, time
+from mdlm.config import Config
+from mdlm.corpus import prepare_corpus
+from mdlm.training import Run, training_step
+print("imported", time.time())
+config = Config(compile={compile})
+corpus = prepare_corpus(config)
+print("text tokenized, vocabulary learned", time.time())
+run = Run(config, corpus, tempfile.gettempdir())
+training_step(run.model, run.optimizers, run.scaler, corpus, config, 0).item()
+print("the first step{how}", time.time())
+"""
+
+TOKENIZER = """
+import time
+start = time.time()
+from bpe_tokenizer import BPETokenizer
+BPETokenizer.load({path!r})
+print("a saved tokenizer of 4,096 tokens, import and all", {since} + time.time() - start)
+"""
+
+
+def start(code):
+    """Run code in a new process: {what it reports: seconds since before the start}."""
+    environment = {**os.environ, "SDL_VIDEODRIVER": "dummy", "PYTHONPATH": str(ROOT)}
+    since = time.time()
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("{since}", repr(since))],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    return {what: float(when) - since for what, when in lines if when.replace(".", "").isdigit()}
+
+
+def main(argv=None):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args(argv)
+
+    from bpe_tokenizer import BPETokenizer
+    from mdlm.corpus import load_text
+
+    path = ROOT / "runs" / "tokenizer-4096.json"
+    BPETokenizer.train(load_text("kjv", ROOT / "data"), 4096).save(path)
+    programs = {
+        "`python sample_visual.py`": WINDOW,
+        "training, compiled": TRAINING.format(compile=True, how=", compiling included"),
+        "training, not compiled": TRAINING.format(compile=False, how=""),
+        "tokenizer": TOKENIZER.replace("{path!r}", repr(str(path))),
+    }
+    times = {}
+    for _ in range(arguments.repeats):
+        for program, code in programs.items():
+            for what, seconds in start(code).items():
+                times.setdefault((program, what), []).append(seconds)
+    print("| | seconds until | |\n|---|---|---:|")
+    for (program, what), values in times.items():
+        print(f"| {program} | {what} | {statistics.median(values):.2f} |")
+    rows = [dict(program=p, until=what, seconds=values) for (p, what), values in times.items()]
+    write_atomically(ROOT / "benchmarks" / "startup.json", json.dumps(rows, indent=1).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
