@@ -198,13 +198,15 @@ class Files:
 
     def __init__(self, source, separator):
         source = Path(source)
-        paths = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
-        if not paths:
-            raise UserError(f"{source}: there is no .txt file in this folder or below it")
         try:
+            paths = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
             sizes = [path.stat().st_size for path in paths]
         except OSError as error:
             raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+        except ValueError as error:  # a path with a NUL byte in it
+            raise UserError(f"{str(source)!r}: cannot be read ({error})") from None
+        if not paths:
+            raise UserError(f"{source}: there is no .txt file in this folder or below it")
         if not any(sizes):
             raise UserError(f"{source}: there is no text in it")
         self.paths = [path for path, size in zip(paths, sizes, strict=True) if size]

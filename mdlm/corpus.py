@@ -7,6 +7,7 @@ __all__ = ['SHAKESPEARE_URL', 'SHAKESPEARE_SHA256', 'load_text', 'kjv_bytes', 's
 # %% ../train_model.ipynb #3f70c236
 # From a name or a path to text, and from text to tokens.
 import hashlib
+import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def prepare_corpus(config):
     A folder made by `prepare.py` comes with its own tokenizer, and sets `config.vocab_size`.
     Raises UserError if the text is too short for one context.
     """
-    if Path(config.corpus).is_dir():
+    if os.path.isdir(config.corpus):  # noqa: PTH112 (pathlib's raises errors for strange names)
         corpus = Corpus(*open_tokens(config.corpus))
     else:
         train_text, val_text = split_text(load_text(config.corpus))

@@ -241,6 +241,8 @@ def test_mistakes_get_one_line(tmp_path, capsys):
 
     text, out = tmp_path / "text.txt", tmp_path / "tokens"
     says("cannot be read", text, "--out", out)
+    says("cannot be read", "x" * 5000, "--out", out)
+    says("cannot be read", "a\0b", "--out", out)
     says("no .txt file", tmp_path, "--out", out)
     text.write_bytes(b"")
     says("no text", text, "--out", out)
