@@ -23,6 +23,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from bisect import bisect_right
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -329,6 +330,14 @@ def start_worker(folder, separator):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
     worker.update(folder=folder, separator=separator.encode("utf-8"))
     worker["tokenizer"] = BPETokenizer.load(folder / TOKENIZER)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def end_with(parent):
+    """End this process when its parent is gone: killed, it cannot tell its workers to stop."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def pieces_of(source, separator):

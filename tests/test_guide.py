@@ -15,6 +15,12 @@ PROSE = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.DOTALL | re.MULTILINE)
 DISPLAY = re.findall(r"\$\$(.+?)\$\$", PROSE, flags=re.DOTALL)
 INLINE = re.sub(r"\$\$.+?\$\$|`[^`\n]+`", "", PROSE, flags=re.DOTALL)
 FORMULAS = re.findall(r"\$([^$]+)\$", INLINE)
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "*/*.md", "*.ipynb")
+    for path in ROOT.glob(pattern)
+    if path.name != "samples.md" and not path.parts[len(ROOT.parts)].startswith((".", "runs"))
+)
 SECTIONS = re.split(r"^## (?=\d)", PROSE.split("## Where things are")[0], flags=re.MULTILINE)[1:]
 
 
@@ -57,19 +63,17 @@ def test_no_html_that_github_strips():
     assert PROSE.count("<details>") == PROSE.count("</details>")
 
 
-def test_links_within_the_repository_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PROSE):
-        path, _, anchor = target.partition("#")
-        assert (ROOT / path).exists(), target
-        assert not anchor or anchor in anchors(GUIDE), target
-
-
-@pytest.mark.parametrize("notebook", ["train_model.ipynb", "sampling.ipynb"])
-def test_links_from_the_notebooks_lead_somewhere(notebook):
-    targets = re.findall(
-        r"learning_guide\.md#([\w-]+)", "".join(text for _, text in cells(notebook))
-    )
-    assert targets and set(targets) <= anchors(GUIDE)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_within_the_repository_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(source for kind, source in cells(path.name) if kind == "markdown")
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\((?!https?:|attachment:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        there = path.parent / name if name else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
 
 
 @pytest.mark.parametrize("number", range(1, 12))

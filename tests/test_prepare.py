@@ -4,7 +4,6 @@ import io
 import json
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -47,8 +47,9 @@ def small(monkeypatch):
 
 def work_here(jobs, folder, arguments):
     """As `prepare.work`, in this process."""
-    prepare.start_worker(folder, arguments.separator)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tokenizer = BPETokenizer.load(folder / prepare.TOKENIZER)
+    separator = arguments.separator.encode("utf-8")
+    prepare.worker.update(folder=folder, separator=separator, tokenizer=tokenizer)
     yield from map(prepare.write_shard, jobs)
 
 
@@ -186,8 +187,10 @@ def test_after_kill_9_it_goes_on(tmp_path):
     )
     while process.poll() is None and not list(outs[1].glob("*.bin")):
         time.sleep(0.002)
+    workers = psutil.Process(process.pid).children() if process.poll() is None else []
     process.kill()
     process.wait()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []  # none lives on
     done = subprocess.run(commands[1], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     manifests = [(out / prepare.MANIFEST).read_bytes() for out in outs]
