@@ -10,20 +10,23 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import mdlm.training
 import train as command_line
 from bpe_tokenizer import BPETokenizer, UserError
-from mdlm.config import Config
-from mdlm.corpus import load_text, tokenize
+from mdlm.config import PRESETS, Config
+from mdlm.corpus import load_text, split_text, tokenize
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import noise_grid, sample, template
 from mdlm.training import (
     DeviceChoices,
     Muon,
     Run,
+    bits_per_byte,
+    evaluate,
     load_checkpoint,
     orthogonalise,
     save_checkpoint,
@@ -277,3 +280,39 @@ def test_cuda_trains_like_the_cpu(corpus, tmp_path):
             ]
         )
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_at_reduced_size(preset, tmp_path):
+    """What a preset says of batches, rates, dropout and direction stays; sizes and steps shrink."""
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    small = dict(n_layers=2, d_model=32, n_heads=2, context=32, vocab_size=300, steps=12, warmup=2)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
+    files = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path)]
+    shipped = tmp_path / "shipped.safetensors"
+    arguments = ["--preset", preset, *files, *options, "--no-compile", "--ship", str(shipped)]
+    assert command_line.main(arguments) == 0
+    model, _, facts = load_checkpoint(shipped, "cpu")
+    assert model.config == Config(
+        **{**PRESETS[preset], **small, "corpus": str(tmp_path / "text.txt"), "compile": False}
+    )
+    assert facts["steps"] == 12 and facts["bpb"] == pytest.approx(facts["history"][-1]["bpb"], 0.02)
+    full = next(path for path in tmp_path.glob("*.safetensors") if path != shipped)
+    assert shipped.stat().st_size < 0.8 * full.stat().st_size  # two bytes a weight, not four
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("kjv", "shipped"), ("kjv-twin", "shipped-twin")], ids=["kjv", "twin"]
+)
+def test_the_shipped_models_are_what_their_card_says(name, preset):
+    path = ROOT / "checkpoints" / f"{name}.safetensors"
+    assert path.stat().st_size < 15_000_000
+    model, tokenizer, facts = load_checkpoint(path, "cpu")
+    assert model.config == Config(**PRESETS[preset])
+    text = split_text(load_text("kjv", ROOT / "data"))[1]
+    tokens = np.array(tokenizer.encode(text))
+    nats, error = evaluate(model, tokens, model.config, max_windows=64)
+    bpb, error = (bits_per_byte(n, len(tokens), len(text.encode("utf-8"))) for n in (nats, error))
+    assert bpb == pytest.approx(facts["bpb"], abs=4 * error)
+    card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    assert f"{facts['bpb']:.3f}" in card and f"{facts['parameters']:,}" in card
