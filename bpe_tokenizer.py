@@ -20,7 +20,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from heapq import heapify, heappop, heappush
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 MASK = "<|mask|>"  # the special token of a masked diffusion model; it stands for no text at all
@@ -37,6 +37,11 @@ PATTERN = (
     r"| ?(?:[^\s\w]|_){1,64}"  # punctuation and symbols
     r"|\s{1,64}(?!\S)|\s{1,64}"  # white space, leaving the last space to the word that follows
 )
+
+# A regular expression takes longer to find a piece than a dictionary to look it up. Where no space
+# stands before other white space, every space begins a new piece, so that `str.split` can cut.
+ODD_SPACE = re.compile(r" \s")
+BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
 class UserError(ValueError):
@@ -89,31 +94,18 @@ def write_atomically(path, data):
             temporary.unlink()
 
 
-def merge(ids, pair, new_id):
-    """Replace every occurrence of `pair` in the list `ids` by `new_id`, from left to right."""
-    left, right = pair
-    merged, i, last = [], 0, len(ids) - 1
-    while i <= last:
-        if i < last and ids[i] == left and ids[i + 1] == right:
-            merged.append(new_id)
-            i += 2
-        else:
-            merged.append(ids[i])
-            i += 1
-    return merged
-
-
 def learn_merges(piece_counts, n_merges, progress=None):
     """Learn up to `n_merges` merges from `piece_counts`, a dict of pieces (bytes) to their counts.
 
-    Returns a list of pairs of ids; merge number i makes token 256 + i. The pair that occurs most
-    often goes first; among equals the one with the smaller left id, then the smaller right id,
-    so the result depends on the text alone. Stops early when no pair is left.
+    Returns (merges, words): a list of pairs of ids, of which number i makes token 256 + i, and for
+    each piece the ids that it has become. The pair that occurs most often goes first; among equals
+    the one with the smaller left id, then the smaller right id, so the result depends on the text
+    alone. Stops early when no pair is left.
 
     Counting every pair anew for every merge would cost (merges x corpus). Two ideas avoid that.
     A word that occurs 60,000 times is merged once, and counted 60,000 times. And a merge changes
-    only the words that contain its pair, so only their pairs are counted again; a heap then hands
-    out the most frequent pair. `progress(done, total)` is called after each merge.
+    only the pairs beside it: their counts are corrected, and a heap hands out the most frequent.
+    `progress(done, total)` is called after each merge.
     """
     words = [list(piece) for piece in piece_counts]  # the ids of each distinct piece, so far
     counts = list(piece_counts.values())
@@ -123,6 +115,13 @@ def learn_merges(piece_counts, n_merges, progress=None):
         for pair in pairwise(ids):
             pair_counts[pair] += counts[w]
             words_with[pair].add(w)
+
+    def becomes(old, new, w):
+        """In word number w, one pair has given way to another."""
+        pair_counts[old] -= counts[w]
+        pair_counts[new] += counts[w]
+        words_with[new].add(w)
+        grown.add(new)
 
     # Python's heap pops the smallest item first: (-count, pair) is our order, ties included.
     heap = [(-count, pair) for pair, count in pair_counts.items()]
@@ -134,27 +133,27 @@ def learn_merges(piece_counts, n_merges, progress=None):
             if pair_counts[pair] > 0:
                 heappush(heap, (-pair_counts[pair], pair))
             continue
-        new_id = 256 + len(merges)
+        (left, right), new_id = pair, 256 + len(merges)
         merges.append(pair)
 
         grown = set()  # the pairs that this merge brings into being
         for w in words_with.pop(pair):
-            old, count = words[w], counts[w]
-            new = merge(old, pair, new_id)
-            for p in pairwise(old):
-                pair_counts[p] -= count
-            for p in pairwise(new):
-                pair_counts[p] += count
-                if new_id in p:
-                    words_with[p].add(w)
-                    grown.add(p)
-            words[w] = new
+            ids, i = words[w], 0
+            while i < len(ids) - 1:
+                if ids[i] == left and ids[i + 1] == right:
+                    ids[i : i + 2] = [new_id]
+                    if i > 0:
+                        becomes((ids[i - 1], left), (ids[i - 1], new_id), w)
+                    if i < len(ids) - 1:
+                        becomes((right, ids[i + 1]), (new_id, ids[i + 1]), w)
+                i += 1
         del pair_counts[pair]
-        for p in grown:
-            heappush(heap, (-pair_counts[p], p))
+        for new in grown:
+            if pair_counts[new] > 0:  # not if the next merge in the same word took it away again
+                heappush(heap, (-pair_counts[new], new))
         if progress:
             progress(len(merges), n_merges)
-    return merges
+    return merges, words
 
 
 def _escape(text):
@@ -171,20 +170,31 @@ def _to_bytes(piece):
     return piece.encode("utf-8", errors="surrogateescape")
 
 
-class PieceCache(dict):
-    """Piece of text -> its token ids, computed when first asked for and then remembered.
+def _blocks(text, size=4000):
+    """Cut a text before spaces that stand between words, about every `size` characters."""
+    start = 0
+    while start < len(text):
+        cut = BETWEEN_WORDS.search(text, start + size)
+        stop = cut.start() if cut else len(text)
+        yield text[start:stop]
+        start = stop
+
+
+class Cache(dict):
+    """Text -> its token ids, computed when first asked for and then remembered.
 
     Most of any text is a few thousand words over and over, so encoding is mostly looking up.
-    The cache starts afresh when it holds `limit` pieces, so its memory is bounded.
+    The cache starts afresh when it holds `limit` texts, so its memory is bounded.
     """
 
-    def __init__(self, encode_piece, limit=200_000):
-        self.encode_piece, self.limit = encode_piece, limit
+    def __init__(self, encode, limit=200_000):
+        self.encode, self.limit = encode, limit
 
-    def __missing__(self, piece):  # dict calls this for a key that it does not hold
+    def __missing__(self, text):  # dict calls this for a key that it does not hold
+        ids = self.encode(text)
         if len(self) >= self.limit:
             self.clear()
-        self[piece] = ids = self.encode_piece(piece)
+        self[text] = ids
         return ids
 
 
@@ -204,7 +214,8 @@ class BPETokenizer:
         self.token_bytes += [s.encode("utf-8") for s in special_tokens]
         self.merge_ids = {pair: 256 + i for i, pair in enumerate(self.merges)}
         self._pieces = re.compile(PATTERN).findall
-        self._cache = PieceCache(self._encode_piece)
+        self._ids_of_piece = Cache(self._encode_piece)
+        self._ids_of_word = Cache(lambda word: self._encode_pieces(" " + word))
 
     @classmethod
     def train(cls, text, vocab_size, special_tokens=(MASK,), progress=None):
@@ -225,7 +236,11 @@ class BPETokenizer:
         for part in [text] if isinstance(text, (str, bytes)) else text:
             pieces.update(re.findall(PATTERN, _escape(part)))
         piece_counts = {_to_bytes(piece): count for piece, count in pieces.items()}
-        return cls(learn_merges(piece_counts, vocab_size - smallest, progress), special_tokens)
+        merges, words = learn_merges(piece_counts, vocab_size - smallest, progress)
+        tokenizer = cls(merges, special_tokens)
+        known = zip(pieces, words, strict=True)  # learning has encoded every piece on the way
+        tokenizer._ids_of_piece.update(islice(known, tokenizer._ids_of_piece.limit))
+        return tokenizer
 
     @property
     def vocab_size(self):
@@ -243,22 +258,34 @@ class BPETokenizer:
         Unless `allow_special` is set, the letters "<|mask|>" in a text are just letters: no text
         can smuggle a mask into a model.
         """
-        text = _escape(text)
+        text, ids = _escape(text), []
         if not allow_special:
-            return list(chain.from_iterable(map(self._cache.__getitem__, self._pieces(text))))
-        ids = []
+            for block in _blocks(text):
+                if ODD_SPACE.search(block):
+                    ids += self._encode_pieces(block)
+                else:
+                    first, *words = block.split(" ")
+                    ids += self._encode_pieces(first)
+                    ids += chain.from_iterable(map(self._ids_of_word.__getitem__, words))
+            return ids
         for part in re.split("(" + "|".join(map(re.escape, self.special_ids)) + ")", text):
             ids += [self.special_ids[part]] if part in self.special_ids else self.encode(part)
         return ids
 
+    def _encode_pieces(self, text):
+        """Cut a text into pieces, and look each up."""
+        return list(chain.from_iterable(map(self._ids_of_piece.__getitem__, self._pieces(text))))
+
     def _encode_piece(self, piece):
         """Merge the pair that was learned first, again and again, until none is left."""
-        ids = list(_to_bytes(piece))
+        ids, never = list(_to_bytes(piece)), self.vocab_size
         while len(ids) > 1:
-            pair = min(pairwise(ids), key=lambda p: self.merge_ids.get(p, self.vocab_size))
-            if pair not in self.merge_ids:
+            merged = [self.merge_ids.get(pair, never) for pair in pairwise(ids)]
+            new_id = min(merged)
+            if new_id == never:
                 break
-            ids = merge(ids, pair, self.merge_ids[pair])
+            i = merged.index(new_id)
+            ids[i : i + 2] = [new_id]
         return ids
 
     def decode_bytes(self, ids):

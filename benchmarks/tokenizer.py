@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bpe_tokenizer import PATTERN, BPETokenizer, UserError, merge, write_atomically  # noqa: E402
+from bpe_tokenizer import PATTERN, BPETokenizer, UserError, write_atomically  # noqa: E402
 from mdlm.corpus import load_text  # noqa: E402
 
 PLOT = ROOT / "img/tokenizer-scaling.png"
@@ -119,6 +119,16 @@ def as_tiktoken(tokenizer):
     return tiktoken.Encoding("ours", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 
+def merge(ids, pair, new_id):
+    """Replace every occurrence of a pair, from left to right."""
+    merged, i = [], 0
+    while i < len(ids):
+        found = i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair
+        merged.append(new_id if found else ids[i])
+        i += 2 if found else 1
+    return merged
+
+
 def learn_by_recounting(text, n_merges):
     """The merges of a text, every pair counted anew for each: (words x merges) steps."""
     ids, merges = list(text.encode("utf-8")), []
@@ -138,9 +148,9 @@ def seconds(function, *arguments):
 
 
 def measure(text, vocab_size, repeats):
-    """A row of medians: learning and encoding by each."""
-    times = {}
-    for _ in range(repeats):
+    """A row of medians: learning and encoding by each. After two minutes there is no repeating."""
+    times, begin = {}, time.perf_counter()
+    while not times or (len(times["learn ours"]) < repeats and time.perf_counter() < begin + 120):
         ours, t = seconds(BPETokenizer.train, text, vocab_size)
         times.setdefault("learn ours", []).append(t)
         theirs, t = seconds(learn_theirs, text, vocab_size)

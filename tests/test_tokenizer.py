@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, trainers
 
-from bpe_tokenizer import MASK, PATTERN, BPETokenizer, UserError
+import bpe_tokenizer
+from bpe_tokenizer import MASK, PATTERN, BPETokenizer, UserError, _escape, _to_bytes
 
 TEXT = (
     "In the beginning God created the heaven and the earth. And the earth was without form, and "
@@ -60,26 +61,46 @@ def test_merges_equal_hugging_face():
         assert ours.encode(piece) == theirs.encode(word).ids
 
 
-def test_merges_equal_recounting():
-    words = {tuple(p.encode()): n for p, n in Counter(re.findall(PATTERN, TEXT)).items()}
+@given(text=st.text("ab c\n", max_size=200) | ANY_TEXT)
+def test_merges_equal_recounting(text):
+    """Correcting counts gives what counting anew gives, runs of one letter included."""
+    pieces = Counter(re.findall(PATTERN, _escape(text)))
+    words = {tuple(_to_bytes(piece)): n for piece, n in pieces.items()}
     merges = []
     for new in range(256, 300):
         counts = Counter()
         for word, n in words.items():
             for pair in pairwise(word):
                 counts[pair] += n
+        if not counts:
+            break
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
-        merged = {}
+        merged = Counter()
         for word, n in words.items():
             out, i = [], 0
             while i < len(word):
                 hit = word[i : i + 2] == best
                 out.append(new if hit else word[i])
                 i += 2 if hit else 1
-            merged[tuple(out)] = n
+            merged[tuple(out)] += n
         words = merged
-    assert BPETokenizer.train(TEXT, 301).merges == merges
+    ours = BPETokenizer.train(text, 301)
+    assert ours.merges == merges
+    assert ours.encode(text) == BPETokenizer(merges).encode(text)  # with what learning remembers
+
+
+@pytest.mark.parametrize("size", [1, 7, 4000])
+@given(text=st.text("ab 1.'s\n\t\u3000", max_size=300) | ANY_TEXT)
+def test_cutting_at_spaces_changes_nothing(size, tokenizer, text):
+    blocks = bpe_tokenizer._blocks
+    bpe_tokenizer._blocks = lambda text: blocks(text, size)
+    try:
+        ids = tokenizer.encode(text)
+    finally:
+        bpe_tokenizer._blocks = blocks
+    pieces = re.findall(PATTERN, _escape(text))
+    assert ids == [i for piece in pieces for i in tokenizer._encode_piece(piece)]
 
 
 def test_mask_only_when_asked(tokenizer):
