@@ -39,8 +39,9 @@ PATTERN = (
 )
 
 # A regular expression takes longer to find a piece than a dictionary to look it up. Where no space
-# stands before other white space, every space begins a new piece, so that `str.split` can cut.
-ODD_SPACE = re.compile(r" \s")
+# stands before white space or at the end, every space begins a piece, and `str.split` can cut.
+PIECES = re.compile(PATTERN).findall
+ODD_SPACE = re.compile(r" (?:\s|\Z)")
 BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
@@ -170,14 +171,21 @@ def _to_bytes(piece):
     return piece.encode("utf-8", errors="surrogateescape")
 
 
-def _blocks(text, size=4000):
-    """Cut a text before spaces that stand between words, about every `size` characters."""
+def _cut(text, size=4000):
+    """Cut a text block by block. Yields (pieces, words): `words` follow, each without its space.
+
+    Blocks have about `size` characters and end where a space stands between two words.
+    """
     start = 0
     while start < len(text):
         cut = BETWEEN_WORDS.search(text, start + size)
-        stop = cut.start() if cut else len(text)
-        yield text[start:stop]
-        start = stop
+        block = text[start : cut.start() if cut else len(text)]
+        start += len(block)
+        if ODD_SPACE.search(block):
+            yield PIECES(block), []
+        else:
+            first, *words = block.split(" ")
+            yield PIECES(first), words
 
 
 class Cache(dict):
@@ -213,9 +221,8 @@ class BPETokenizer:
         self.special_ids = {s: len(self.token_bytes) + i for i, s in enumerate(special_tokens)}
         self.token_bytes += [s.encode("utf-8") for s in special_tokens]
         self.merge_ids = {pair: 256 + i for i, pair in enumerate(self.merges)}
-        self._pieces = re.compile(PATTERN).findall
         self._ids_of_piece = Cache(self._encode_piece)
-        self._ids_of_word = Cache(lambda word: self._encode_pieces(" " + word))
+        self._ids_of_word = Cache(self._encode_word)
 
     @classmethod
     def train(cls, text, vocab_size, special_tokens=(MASK,), progress=None):
@@ -232,13 +239,18 @@ class BPETokenizer:
                 f"a vocabulary of {vocab_size} is too small: 256 bytes and {len(special_tokens)} "
                 f"special token(s) need at least {smallest}"
             )
-        pieces = Counter()
+        counts, word_counts = Counter(), Counter()
         for part in [text] if isinstance(text, (str, bytes)) else text:
-            pieces.update(re.findall(PATTERN, _escape(part)))
-        piece_counts = {_to_bytes(piece): count for piece, count in pieces.items()}
+            for pieces, words in _cut(_escape(part)):
+                counts.update(pieces)
+                word_counts.update(words)
+        for word, count in word_counts.items():
+            for piece in PIECES(" " + word):
+                counts[piece] += count
+        piece_counts = {_to_bytes(piece): count for piece, count in counts.items()}
         merges, words = learn_merges(piece_counts, vocab_size - smallest, progress)
         tokenizer = cls(merges, special_tokens)
-        known = zip(pieces, words, strict=True)  # learning has encoded every piece on the way
+        known = zip(counts, words, strict=True)  # learning has encoded every piece on the way
         tokenizer._ids_of_piece.update(islice(known, tokenizer._ids_of_piece.limit))
         return tokenizer
 
@@ -260,21 +272,18 @@ class BPETokenizer:
         """
         text, ids = _escape(text), []
         if not allow_special:
-            for block in _blocks(text):
-                if ODD_SPACE.search(block):
-                    ids += self._encode_pieces(block)
-                else:
-                    first, *words = block.split(" ")
-                    ids += self._encode_pieces(first)
-                    ids += chain.from_iterable(map(self._ids_of_word.__getitem__, words))
+            for pieces, words in _cut(text):
+                ids += chain.from_iterable(map(self._ids_of_piece.__getitem__, pieces))
+                ids += chain.from_iterable(map(self._ids_of_word.__getitem__, words))
             return ids
         for part in re.split("(" + "|".join(map(re.escape, self.special_ids)) + ")", text):
             ids += [self.special_ids[part]] if part in self.special_ids else self.encode(part)
         return ids
 
-    def _encode_pieces(self, text):
-        """Cut a text into pieces, and look each up."""
-        return list(chain.from_iterable(map(self._ids_of_piece.__getitem__, self._pieces(text))))
+    def _encode_word(self, word):
+        """Cut a word, with the space before it, into pieces, and look each up."""
+        pieces = PIECES(" " + word)
+        return list(chain.from_iterable(map(self._ids_of_piece.__getitem__, pieces)))
 
     def _encode_piece(self, piece):
         """Merge the pair that was learned first, again and again, until none is left."""

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, trainers
 
-import bpe_tokenizer
-from bpe_tokenizer import MASK, PATTERN, BPETokenizer, UserError, _escape, _to_bytes
+from bpe_tokenizer import MASK, PATTERN, PIECES, BPETokenizer, UserError, _cut, _escape, _to_bytes
 
 TEXT = (
     "In the beginning God created the heaven and the earth. And the earth was without form, and "
@@ -93,13 +92,13 @@ def test_merges_equal_recounting(text):
 @pytest.mark.parametrize("size", [1, 7, 4000])
 @given(text=st.text("ab 1.'s\n\t\u3000", max_size=300) | ANY_TEXT)
 def test_cutting_at_spaces_changes_nothing(size, tokenizer, text):
-    blocks = bpe_tokenizer._blocks
-    bpe_tokenizer._blocks = lambda text: blocks(text, size)
-    try:
-        ids = tokenizer.encode(text)
-    finally:
-        bpe_tokenizer._blocks = blocks
     pieces = re.findall(PATTERN, _escape(text))
+    again = []
+    for some, words in _cut(_escape(text), size):
+        again += some
+        again += [piece for word in words for piece in PIECES(" " + word)]
+    assert again == pieces
+    ids = tokenizer.encode(text)
     assert ids == [i for piece in pieces for i in tokenizer._encode_piece(piece)]
 
 
