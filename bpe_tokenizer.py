@@ -189,7 +189,7 @@ def _cut(text, size=4000):
 
 
 class Cache(dict):
-    """Text -> its token ids, computed when first asked for and then remembered.
+    """Text -> its token ids (a tuple), computed when first asked for and then remembered.
 
     Most of any text is a few thousand words over and over, so encoding is mostly looking up.
     The cache starts afresh when it holds `limit` texts, so its memory is bounded.
@@ -250,7 +250,7 @@ class BPETokenizer:
         piece_counts = {_to_bytes(piece): count for piece, count in counts.items()}
         merges, words = learn_merges(piece_counts, vocab_size - smallest, progress)
         tokenizer = cls(merges, special_tokens)
-        known = zip(counts, words, strict=True)  # learning has encoded every piece on the way
+        known = zip(counts, map(tuple, words), strict=True)  # learning has encoded every piece
         tokenizer._ids_of_piece.update(islice(known, tokenizer._ids_of_piece.limit))
         return tokenizer
 
@@ -283,7 +283,7 @@ class BPETokenizer:
     def _encode_word(self, word):
         """Cut a word, with the space before it, into pieces, and look each up."""
         pieces = PIECES(" " + word)
-        return list(chain.from_iterable(map(self._ids_of_piece.__getitem__, pieces)))
+        return tuple(chain.from_iterable(map(self._ids_of_piece.__getitem__, pieces)))
 
     def _encode_piece(self, piece):
         """Merge the pair that was learned first, again and again, until none is left."""
@@ -295,7 +295,7 @@ class BPETokenizer:
                 break
             i = merged.index(new_id)
             ids[i : i + 2] = [new_id]
-        return ids
+        return tuple(ids)
 
     def decode_bytes(self, ids):
         """Ids -> bytes. Exactly what was encoded, be it valid UTF-8 or not.
