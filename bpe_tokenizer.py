@@ -248,9 +248,9 @@ class BPETokenizer:
             for piece in PIECES(" " + word):
                 counts[piece] += count
         piece_counts = {_to_bytes(piece): count for piece, count in counts.items()}
-        merges, words = learn_merges(piece_counts, vocab_size - smallest, progress)
+        merges, encoded = learn_merges(piece_counts, vocab_size - smallest, progress)
         tokenizer = cls(merges, special_tokens)
-        known = zip(counts, map(tuple, words), strict=True)  # learning has encoded every piece
+        known = zip(counts, map(tuple, encoded), strict=True)  # learning has encoded every piece
         tokenizer._ids_of_piece.update(islice(known, tokenizer._ids_of_piece.limit))
         return tokenizer
 

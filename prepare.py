@@ -189,6 +189,31 @@ def read_blocks(path, start, end, separator=b""):
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def pieces_of(source, separator):
+    """Yields (text, whether a document ends with it) from spans of files or from whole texts."""
+    for item in source:
+        if isinstance(item, str):
+            yield item, True
+            continue
+        path, start, end, ends_here = item
+        blocks = read_blocks(path, start, end, separator)
+        if not separator:
+            yield from ((block, False) for block in blocks)
+            if ends_here:
+                yield b"", True
+            continue
+        for block in blocks:
+            *whole, rest = block.split(separator)  # what follows the last one ends with the file
+            yield from ((text.strip(b"\r\n"), True) for text in whole)
+            if rest.strip():
+                yield rest.strip(b"\r\n"), True
+
+
+def shard_name(split, number):
+    """Of a file of tokens; sorted, the names are in the order of the text."""
+    return f"{split}-{number:06}.bin"
+
+
 def byte_length(text):
     """Of bytes, or of str in UTF-8 (a broken surrogate pair is kept, as the tokenizer does)."""
     return len(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
@@ -221,13 +246,17 @@ class Files:
         self.identity = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def spans(self, start, end):
-        """The parts of files that lie from byte `start` to byte `end` of all: (path, from, to)."""
+        """The parts of files that lie from byte `start` to byte `end` of all.
+
+        Each is (path, from, to, whether the file ends there).
+        """
         found = []
         for i in range(bisect_right(self.ends, start), len(self.paths)):
             begin = self.ends[i] - self.sizes[i]
             if begin >= end:
                 break
-            found.append((self.paths[i], max(0, start - begin), min(self.sizes[i], end - begin)))
+            place = max(0, start - begin), min(self.sizes[i], end - begin)
+            found.append((self.paths[i], *place, self.ends[i] <= end))
         return found
 
     def split_at(self, val_bytes):
@@ -340,49 +369,25 @@ def end_with(parent):
     os._exit(1)
 
 
-def pieces_of(source, separator):
-    """Yields (text, whether a document ends with it) from spans of files or from whole texts."""
-    for item in source:
-        if isinstance(item, str):
-            yield item, True
-            continue
-        path, start, end = item
-        ends_here = end == path.stat().st_size
-        blocks = read_blocks(path, start, end, separator)
-        if not separator:
-            yield from ((block, False) for block in blocks)
-            if ends_here:
-                yield b"", True
-            continue
-        for block in blocks:
-            *whole, rest = block.split(separator)  # what follows the last one ends with the file
-            yield from ((text.strip(b"\r\n"), True) for text in whole)
-            if rest.strip():
-                yield rest.strip(b"\r\n"), True
-
-
 def write_shard(job):
     """Encode one shard. Returns its entry in the manifest."""
     split, number, source = job
-    tokenizer, path = worker["tokenizer"], worker["folder"] / f"{split}-{number:06}.bin"
+    tokenizer = worker["tokenizer"]
     dtype, end = token_dtype(tokenizer.vocab_size), tokenizer.special_ids[END_OF_TEXT]
-    digest, entry = hashlib.sha256(), dict(file=path.name, split=split, tokens=0, bytes=0)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            for text, ends in pieces_of(source, worker["separator"]):
-                ids = tokenizer.encode(text)
-                data = np.array([*ids, end] if ends else ids, dtype=dtype).tobytes()
-                digest.update(data)
-                file.write(data)
-                entry["bytes"] += byte_length(text)
-                entry["tokens"] += len(data) // dtype.itemsize
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    return entry | {"sha256": digest.hexdigest()}
+    parts, n_bytes = [], 0
+    for text, ends in pieces_of(source, worker["separator"]):
+        ids = tokenizer.encode(text)
+        parts.append(np.array([*ids, end] if ends else ids, dtype=dtype).tobytes())
+        n_bytes += byte_length(text)
+    data, name = b"".join(parts), shard_name(split, number)
+    write_atomically(worker["folder"] / name, data)
+    return dict(
+        file=name,
+        split=split,
+        tokens=len(data) // dtype.itemsize,
+        bytes=n_bytes,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -420,7 +425,7 @@ def prepare(source, folder, arguments):
         desc="encoding",
     ) as bar:
         jobs = source.jobs(arguments.shard_mb * MB, arguments.val_mb * MB)
-        left = (job for job in jobs if f"{job[0]}-{job[1]:06}.bin" not in done)
+        left = (job for job in jobs if shard_name(*job[:2]) not in done)
         for entry in work(left, folder, arguments):
             manifest["shards"].append(entry)
             save_manifest(folder, manifest)

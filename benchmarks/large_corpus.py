@@ -28,15 +28,13 @@ from mdlm.corpus import load_text  # noqa: E402
 def write_text(path, megabytes):
     """About that much text."""
     text, draw = load_text("kjv", ROOT / "data"), random.Random(0)
-    n_bytes = copy = 0
+    names, n_bytes = sorted(set(re.findall(r"[A-Z][a-z]{3,}", text))), 0
     with path.open("wb") as file:
         while n_bytes < megabytes * 1_000_000:
-            names = sorted(set(re.findall(r"[A-Z][a-z]{3,}", text)))
             chosen = draw.sample(names, len(names) // 10)
             new = {name: name[0] + "".join(draw.sample(name[1:], len(name) - 1)) for name in chosen}
             data = re.sub(r"[A-Z][a-z]{3,}", lambda m: new.get(m[0], m[0]), text)  # noqa: B023
             n_bytes += file.write(data.encode("utf-8"))
-            copy += 1
     return n_bytes
 
 
@@ -70,7 +68,7 @@ def main(argv=None):
         peak, stop = [0], threading.Event()
         watcher = threading.Thread(target=watch, args=(process, peak, stop))
         watcher.start()
-        out, seconds = process.communicate()[0], 0
+        out = process.communicate()[0]
         seconds = time.perf_counter() - start
         stop.set()
         watcher.join()

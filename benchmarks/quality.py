@@ -198,7 +198,7 @@ def measure(name, minutes):
 
 
 def table(rows):
-    """Rows as Markdown, the best first; writes them to quality.md as well."""
+    """Rows as Markdown, the best first."""
     lines = ["| run | changed | parameters | tokens | bits per byte |", "|---|---|---:|---:|---:|"]
     for row in sorted(rows, key=lambda row: (row["minutes"], row["bpb"])):
         changed = row["what"] or ", ".join(f"{k} {v}" for k, v in row["settings"].items())
@@ -207,16 +207,19 @@ def table(rows):
             f"| {row['parameters'] / 1e6:.1f}M | {row['tokens'] / 1e6:.1f}M "
             f"| {row['bpb']:.3f} ± {row['error']:.3f} |"
         )
-    text = "\n".join(lines)
+    return "\n".join(lines)
+
+
+def report(rows):
+    """Print the table of all rows, and write it to quality.md."""
     head = (
         "# What makes the model learn fast\n\n"
         "Bits per byte of all of the validation text (a bound, with its standard error) after so "
         "many minutes of training on a 2-core CPU. Each row changes one thing of the CPU preset. "
-        "The row "
-        "`NAME, N min` is made by\n\n    python benchmarks/quality.py --minutes N NAME\n\n"
+        "The row `NAME, N min` is made by\n\n    python benchmarks/quality.py --minutes N NAME\n\n"
     )
-    write_atomically(RESULTS.with_suffix(".md"), (head + text + "\n").encode())
-    return text
+    write_atomically(RESULTS.with_suffix(".md"), (head + table(rows) + "\n").encode("utf-8"))
+    print(table(rows))
 
 
 def main(argv=None):
@@ -247,14 +250,14 @@ def main(argv=None):
         command = [sys.executable, __file__, "--minutes", str(arguments.minutes)]
         for name in tqdm(names, unit="run"):
             subprocess.run([*command, name], check=True, stdout=subprocess.DEVNULL)
-        print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        report(json.loads(RESULTS.read_text(encoding="utf-8")))
         return 0
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     row = measure(names[0], arguments.minutes)
     same = (row["name"], row["minutes"])
     rows = [r for r in rows if (r["name"], r["minutes"]) != same] + [row]
     write_atomically(RESULTS, json.dumps(rows, indent=1).encode())
-    print(table(rows))
+    report(rows)
     return 0
 
 

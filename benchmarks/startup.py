@@ -18,12 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from bpe_tokenizer import write_atomically  # noqa: E402
+from bpe_tokenizer import BPETokenizer, write_atomically  # noqa: E402
+from mdlm.corpus import load_text  # noqa: E402
 
 WINDOW = """
 import sys, time
 import sample_visual
-flip, receive, written = sample_visual.pygame.Window.flip, sample_visual.receive, []
+receive, written = sample_visual.receive, []
 
 def watch(worker, record, state):
     record, state = receive(worker, record, state)
@@ -92,10 +93,6 @@ def main(argv=None):
     )
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(argv)
-
-    from bpe_tokenizer import BPETokenizer
-    from mdlm.corpus import load_text
-
     path = ROOT / "runs" / "tokenizer-4096.json"
     BPETokenizer.train(load_text("kjv", ROOT / "data"), 4096).save(path)
     programs = {

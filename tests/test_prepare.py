@@ -38,7 +38,7 @@ def some_text(n_words, seed=0):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Sizes are given in MB; here one is a kilobyte. (Workers are forked or read it from here.)"""
+    """Sizes are given in MB; here one is a kilobyte. Nor are there other processes."""
     monkeypatch.setattr(prepare, "MB", 1000)
     monkeypatch.setattr(prepare, "BLOCK", 1500)
     monkeypatch.setattr(prepare, "LONGEST_DOCUMENT", 64_000)
