@@ -22,8 +22,9 @@ from bpe_tokenizer import BPETokenizer, write_atomically  # noqa: E402
 from mdlm.corpus import load_text  # noqa: E402
 
 WINDOW = """
-import sys, time
+import os, time
 import sample_visual
+import pygame
 receive, written = sample_visual.receive, []
 
 def watch(worker, record, state):
@@ -31,7 +32,7 @@ def watch(worker, record, state):
     written[:] = [bool((record.lanes[0].states[-1] != sample_visual.MASKED).any())]
     return record, state
 
-class Window(sample_visual.pygame.Window):
+class Window(pygame.Window):
     seen = False
 
     def flip(self):
@@ -41,9 +42,9 @@ class Window(sample_visual.pygame.Window):
             print("the first frame: all masks", time.time())
         if written[0]:
             print("the first frame with words in it", time.time(), flush=True)
-            sample_visual.os._exit(0)
+            os._exit(0)
 
-sample_visual.receive, sample_visual.pygame.Window = watch, Window
+sample_visual.receive, pygame.Window = watch, Window
 sample_visual.main(["checkpoints/kjv.safetensors"])
 """
 

@@ -32,7 +32,8 @@ TINY = dict(
 def test_all_run(tmp_path):
     for name in ("bpe_tokenizer.py", "prepare.py", "sample_visual.py", *NOTEBOOKS):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "mdlm", tmp_path / "mdlm")
+    for package in ("mdlm", "visual"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     for notebook, parameters in [
         ("train_model.ipynb", dict(preset="cpu", overrides=TINY)),
         ("sampling.ipynb", dict(steps=16, n_samples=1, comparison_steps=[4, 8])),

@@ -26,6 +26,9 @@ from mdlm.diffusion import diffusion_loss, nelbo
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import adjust, draw, sample
 from mdlm.training import Run, fingerprint, load_checkpoint, save_checkpoint, save_run, train
+from visual.controls import State
+from visual.page import lay_out
+from visual.recording import Settings, load_record, record_bytes, record_run
 
 resource = pytest.importorskip("resource", reason="Windows has no such limits")
 ROOT = Path(__file__).parent.parent
@@ -158,9 +161,9 @@ def test_bfloat16_checkpoints_come_back(model, corpus, tmp_path):
 
 
 def test_damaged_tokenizers_and_recordings(model, corpus, tmp_path):
-    asked = sample_visual.Settings(steps=4, length=8)
-    record = sample_visual.record_run(model, corpus.tokenizer, asked)
-    whole = sample_visual.record_bytes(record)
+    asked = Settings(steps=4, length=8)
+    record = record_run(model, corpus.tokenizer, asked)
+    whole = record_bytes(record)
     path = tmp_path / "run.safetensors"
     arrays = safetensors.torch.load(whole)
     nested = {"format": "mdlm-record", "record": "[" * 100_000}
@@ -168,11 +171,11 @@ def test_damaged_tokenizers_and_recordings(model, corpus, tmp_path):
     for what, data in [nest, *mutations(whole, 150, seed=1)]:
         path.write_bytes(data)
         try:
-            again = sample_visual.load_record(path)
+            again = load_record(path)
         except UserError as error:
             assert one_line(error, path), what
         else:  # a bit that only makes another letter or number of it, within bounds
-            sample_visual.lay_out(again, sample_visual.State(at=2), (400, 300), Ruler())
+            lay_out(again, State(at=2), (400, 300), Ruler())
     whole, path = corpus.tokenizer.to_json().encode(), tmp_path / "tokenizer.json"
     for what, data in mutations(whole, 150, seed=2):
         path.write_bytes(data)

@@ -1,7 +1,9 @@
 """The visualiser: layout as pure functions, controls by posted events, frames, files, errors."""
 
+import importlib.util
 import io
 import os
+import shutil
 import sys
 import threading
 import time
@@ -18,12 +20,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import sample_visual as sv
+import sample_visual
 from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.config import Config
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample, sample_remask
 from mdlm.training import save_checkpoint
+from visual.controls import FIELDS, KEYS, VIEWS, State, advance, commands_of, handle, key_of
+from visual.drawing import Fonts
+from visual.files import picture, save, show_inline
+from visual.items import THEMES, contrast, luminance, probability_color, readable_on, viridis
+from visual.page import hidden_lines, lay_out, quote
+from visual.recording import (
+    ARRAYS,
+    CANDIDATES,
+    MASKED,
+    SAMPLERS,
+    Race,
+    Record,
+    Settings,
+    candidates,
+    lane_of,
+    live_record,
+    load_record,
+    record_bytes,
+    record_run,
+    starting_text,
+    text_pieces,
+    token_names,
+    with_beliefs,
+)
+from visual.terminal import play_in_terminal, text_frame
+from visual.typesetting import break_lines, shown_name, token_look, visible
+from visual.worker import Worker, receive
 
 TEXT = (
     "In the beginning God created the heaven and the earth. And the earth was without form.\n" * 9
@@ -50,13 +79,13 @@ def twin(model):
 
 @pytest.fixture(scope="module")
 def record(model, tokenizer):
-    asked = sv.Settings(steps=24, length=40, prompt="In the __ God")
-    return sv.with_beliefs(model, sv.record_run(model, tokenizer, asked, "a title"))
+    asked = Settings(steps=24, length=40, prompt="In the __ God")
+    return with_beliefs(model, record_run(model, tokenizer, asked, "a title"))
 
 
 @pytest.fixture(scope="module")
 def fonts():
-    return sv.Fonts()
+    return Fonts()
 
 
 @pytest.fixture
@@ -84,15 +113,15 @@ def made_up(pieces, n_steps=8, seed=0):
     noise, L = np.random.default_rng(seed), len(pieces)
     step = noise.integers(0, n_steps + 1, L)
     change = np.unique([0, *step])
-    return sv.Record(
+    return Record(
         title="made up",
-        settings=sv.Settings(steps=n_steps, length=L),
+        settings=Settings(steps=n_steps, length=L),
         pieces=tuple(pieces),
         last=np.minimum(np.arange(L) + noise.integers(0, 2, L), L - 1),
         probability=noise.random(L),
         n_steps=n_steps,
         change=change,
-        states=np.where(step <= change[:, None], np.arange(L), sv.MASKED),
+        states=np.where(step <= change[:, None], np.arange(L), MASKED),
         calls=np.arange(n_steps + 1.0),
         seconds=1.0,
         names=tuple(pieces) or ("",),
@@ -110,7 +139,7 @@ def test_pieces_spell_the_text_wherever_it_is_cut(text, cuts):
     data = text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="ignore").encode()
     cuts = [0, *sorted(c for c in cuts if c <= len(data)), len(data)]
     parts = [data[a:b] for a, b in pairwise(cuts)]
-    pieces, last = sv.text_pieces(parts)
+    pieces, last = text_pieces(parts)
     own = ["" if part[:1] and all(0x80 <= b < 0xC0 for b in part) else None for part in parts]
     spelled = [
         p if o is None and part else "" for p, o, part in zip(pieces, own, parts, strict=True)
@@ -121,27 +150,27 @@ def test_pieces_spell_the_text_wherever_it_is_cut(text, cuts):
 
 @given(st.lists(st.binary(max_size=6), max_size=12))
 def test_any_bytes_have_pieces(parts):
-    pieces, last = sv.text_pieces(parts)
+    pieces, last = text_pieces(parts)
     assert len(pieces) == len(last) == len(parts) and all(pieces)
 
 
 def test_a_character_of_four_tokens_waits_for_all_of_them():
     emoji = "🙂".encode()
-    pieces, last = sv.text_pieces([b"a", emoji[:1], emoji[1:2], emoji[2:4], b" b"])
+    pieces, last = text_pieces([b"a", emoji[:1], emoji[1:2], emoji[2:4], b" b"])
     assert pieces == ("a", "🙂", "·", "·", " b")
     assert last == [0, 3, 2, 3, 4]
     change, step = np.array([0, 1, 2, 5]), np.array([1, 1, 2, 5, 1])
-    states = np.where(step <= change[:, None], np.arange(5), sv.MASKED)
+    states = np.where(step <= change[:, None], np.arange(5), MASKED)
     shown = replace(made_up(pieces), last=np.array(last), change=change, states=states)
-    looks = [sv.token_look(shown, 1, at, "text", sv.THEMES["dark"]).text for at in (0, 3, 5)]
+    looks = [token_look(shown, 1, at, "text", THEMES["dark"]).text for at in (0, 3, 5)]
     assert looks == ["", "\ufffd", None]
 
 
 def test_a_recording_survives_the_disk(record, tmp_path):
     path = tmp_path / "run.safetensors"
-    sv.save(path, record, sv.State(), (400, 300))
-    again = sv.load_record(path)
-    for name, _, _ in sv.ARRAYS:
+    save(path, record, State(), (400, 300))
+    again = load_record(path)
+    for name, _, _ in ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(record, name))
     for name in ("pieces", "names", "settings", "title", "n_steps", "seconds"):
         assert getattr(again, name) == getattr(record, name)
@@ -160,44 +189,44 @@ def test_damaged_recordings_are_refused(record, tmp_path, field):
         "settings": replace(record.settings, steps="many"),
     }
     path = tmp_path / "run.safetensors"
-    path.write_bytes(sv.record_bytes(replace(record, **{field: broken[field]})))
+    path.write_bytes(record_bytes(replace(record, **{field: broken[field]})))
     with pytest.raises(UserError, match="damaged"):
-        sv.load_record(path)
+        load_record(path)
 
 
 def test_beliefs_are_the_models_own(model, record):
     s = record.row(3.9)
-    i = int((record.states[s] == sv.MASKED).nonzero()[0][0])
+    i = int((record.states[s] == MASKED).nonzero()[0][0])
     z = torch.from_numpy(np.where(record.states[s] < 0, model.mask_id, record.states[s]))[None]
-    best = model(z)[0, i].exp().topk(sv.CANDIDATES)
-    found = sv.candidates(record, i, 3.9)
+    best = model(z)[0, i].exp().topk(CANDIDATES)
+    found = candidates(record, i, 3.9)
     assert [name for name, _ in found] == [record.names[j] for j in best.indices.tolist()]
     np.testing.assert_allclose([p for _, p in found], best.values.detach(), rtol=0.05)
 
 
 def test_beliefs_of_a_long_run_are_thinned_out(model, tokenizer):
-    run = sv.record_run(model, tokenizer, sv.Settings(steps=500, length=40))
-    thin = sv.with_beliefs(model, run, most=5)
+    run = record_run(model, tokenizer, Settings(steps=500, length=40))
+    thin = with_beliefs(model, run, most=5)
     assert len(thin.belief_step) == 5 and thin.belief_step[0] == 0
-    assert len(sv.candidates(thin, 0, 1)) == sv.CANDIDATES
+    assert len(candidates(thin, 0, 1)) == CANDIDATES
 
 
 def test_given_tokens_stay(model, tokenizer):
     word = tokenizer.encode(" earth")[0]
-    asked = sv.Settings(steps=5, length=40, prompt="In the __ God", kept=((30, word), (99, word)))
-    z = sv.starting_text(asked, tokenizer)[0].tolist()
+    asked = Settings(steps=5, length=40, prompt="In the __ God", kept=((30, word), (99, word)))
+    z = starting_text(asked, tokenizer)[0].tolist()
     prompt = [*tokenizer.encode("In the"), tokenizer.mask_id, tokenizer.mask_id]
     assert z[: len(prompt)] == prompt and z[30] == word and len(z) == 40
-    run = sv.record_run(model, tokenizer, asked)
+    run = record_run(model, tokenizer, asked)
     assert run.states[-1, 30] == word and run.since[-1, 30] == 0
     assert run.since[-1, len(prompt) - 1] > 0  # the masks within the prompt are filled
     n_given = 3 + len(tokenizer.encode(" God"))
     assert run.masked(0) == run.n_drawn() == 40 - n_given
 
 
-@pytest.mark.parametrize("sampler", list(sv.SAMPLERS))
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_network_calls_add_up(model, tokenizer, sampler):
-    run = sv.record_run(model, tokenizer, sv.Settings(steps=100, length=40, sampler=sampler))
+    run = record_run(model, tokenizer, Settings(steps=100, length=40, sampler=sampler))
     assert run.calls[0] == 0 and (np.diff(run.calls) >= 0).all() and len(run.calls) == 101
     busy = len(set(run.since[-1].tolist()))
     every_step = sampler in {"plain", "remask"}
@@ -209,15 +238,15 @@ def test_tokens_that_are_taken_back(model, tokenizer):
         return sample_remask(model, z, steps, generator, eta=0.5, **knobs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sv.SAMPLERS, "remask", remask)
-        run = sv.record_run(model, tokenizer, sv.Settings(steps=30, length=40, sampler="remask"))
-    back = (run.states[:-1] >= 0) & (run.states[1:] == sv.MASKED)
+        patch.setitem(SAMPLERS, "remask", remask)
+        run = record_run(model, tokenizer, Settings(steps=30, length=40, sampler="remask"))
+    back = (run.states[:-1] >= 0) & (run.states[1:] == MASKED)
     assert back.any() and run.masked(30) == 0
     other = (run.states >= 0) & (run.states != run.states[-1])
     s, i = (int(n[0]) for n in other.nonzero())
-    look = sv.token_look(run, i, int(run.change[s]), "text", sv.THEMES["dark"])
-    assert look.text == sv.shown_name(run.names[run.states[s, i]])
-    assert sv.token_look(run, i, 30, "text", sv.THEMES["dark"]).text in (None, "\ufffd")
+    look = token_look(run, i, int(run.change[s]), "text", THEMES["dark"])
+    assert look.text == shown_name(run.names[run.states[s, i]])
+    assert token_look(run, i, 30, "text", THEMES["dark"]).text in (None, "\ufffd")
 
 
 # -- 2. layout
@@ -258,15 +287,15 @@ def overlapping(items):
 @given(
     st.lists(ODD_PIECES, min_size=1, max_size=40),
     st.tuples(st.integers(200, 1700), st.integers(200, 1100)),
-    st.sampled_from(list(sv.VIEWS)),
+    st.sampled_from(list(VIEWS)),
     st.floats(0, 8),
     st.booleans(),
     st.integers(0, 60),
 )
 def test_nothing_overlaps_and_nothing_is_outside(pieces, size, view, at, controls, scroll):
     shown = made_up(pieces)
-    state = sv.State(view=view, at=at, controls=controls, scroll=scroll, cursor=0)
-    items = sv.lay_out(shown, state, size, RULER)
+    state = State(view=view, at=at, controls=controls, scroll=scroll, cursor=0)
+    items = lay_out(shown, state, size, RULER)
     assert inside(items, size) and not any("\n" in item.text for item in items)
     below = [item for item in items if item.part != "card"]
     assert overlapping([item for item in below if item.part == "token"]) is None
@@ -281,9 +310,9 @@ def test_nothing_overlaps_and_nothing_is_outside(pieces, size, view, at, control
 def test_text_never_jumps(pieces, size):
     shown = made_up(pieces)
     places = []
-    for view in sv.VIEWS:
+    for view in VIEWS:
         for at in (0, 3.5, 8):
-            items = sv.lay_out(shown, sv.State(view=view, at=at), size, RULER)
+            items = lay_out(shown, State(view=view, at=at), size, RULER)
             places.append([i[1:5] for i in items if i.part == "token"])
     assert all(place == places[0] for place in places)
 
@@ -291,7 +320,7 @@ def test_text_never_jumps(pieces, size):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ODD_PIECES, max_size=30), st.integers(1, 400), st.integers(9, 30))
 def test_lines_hold_the_whole_text_in_order(pieces, width, size):
-    spots, n_lines = sv.break_lines(pieces, width, RULER, size)
+    spots, n_lines = break_lines(pieces, width, RULER, size)
     assert [s.token for s in spots] == sorted(s.token for s in spots)
     assert {s.token for s in spots} == set(range(len(pieces)))
     lines = [s.line for s in spots]
@@ -299,12 +328,12 @@ def test_lines_hold_the_whole_text_in_order(pieces, width, size):
     assert all(s.x >= 0 and s.x + s.w <= width + 1e-6 for s in spots)
     for i, piece in enumerate(pieces):
         text = "".join(s.text for s in spots if s.token == i)
-        drawn = "".join(map(sv.visible, piece))
+        drawn = "".join(map(visible, piece))
         assert text.removeprefix("◌") in (drawn, drawn.removeprefix(" "))
 
 
 def test_line_breaks_and_words():
-    spots, _ = sv.break_lines(["a", "\n", " b", "c", " d"], 50, RULER, 10)
+    spots, _ = break_lines(["a", "\n", " b", "c", " d"], 50, RULER, 10)
     assert [(s.line, s.text) for s in spots] == [(0, "a"), (0, "↵"), (1, "b"), (1, "c"), (1, "d")]
     assert (spots[2].ends, spots[3].starts, spots[3].ends, spots[4].starts) == (
         False,
@@ -312,7 +341,7 @@ def test_line_breaks_and_words():
         True,
         True,
     )
-    spots, _ = sv.break_lines([" aaaa", " bb", "bb"], 40, RULER, 10)
+    spots, _ = break_lines([" aaaa", " bb", "bb"], 40, RULER, 10)
     assert [s.line for s in spots] == [0, 1, 1]  # a word of two tokens is not torn apart
 
 
@@ -320,16 +349,16 @@ def test_line_breaks_and_words():
 @given(
     st.lists(ODD_PIECES, min_size=1, max_size=30),
     st.tuples(st.integers(200, 1700), st.integers(200, 1100)),
-    st.sampled_from(list(sv.VIEWS)),
+    st.sampled_from(list(VIEWS)),
     st.floats(0, 1),
     st.booleans(),
 )
 def test_a_race_is_laid_out_like_a_run(pieces, size, view, part, controls):
-    race = sv.Race((made_up(pieces), replace(made_up(pieces, n_steps=5, seed=1), seconds=0.4)))
+    race = Race((made_up(pieces), replace(made_up(pieces, n_steps=5, seed=1), seconds=0.4)))
     at = part * race.n_steps
     for cursor in (0, len(pieces)):  # the first token of each lane
-        state = sv.State(view=view, at=at, controls=controls, cursor=cursor)
-        items = sv.lay_out(race, state, size, RULER)
+        state = State(view=view, at=at, controls=controls, cursor=cursor)
+        items = lay_out(race, state, size, RULER)
         assert inside(items, size)
         below = [item for item in items if item.part != "card"]
         assert overlapping([item for item in below if item.part == "token"]) is None
@@ -344,53 +373,53 @@ def test_a_race_runs_on_the_clock_of_its_seconds():
     calls = np.array([0, 0, 1, 2, 2, 3, 4, 4, 4])  # four passes, half a second each
     first = replace(first, calls=calls)
     second = replace(made_up("abcd", n_steps=4), seconds=1.0)  # four, a quarter of a second each
-    race = sv.Race((first, second))
+    race = Race((first, second))
     for now, steps in [(0.0, (1, 0)), (0.3, (1, 1)), (0.6, (2, 2)), (1.0, (4, 4)), (2.0, (8, 4))]:
         at = now / 2.0 * race.n_steps
         assert tuple(race.lane_at(lane, at) for lane in race.lanes) == steps
-    assert sv.lane_of(race, 7) == (first, 7) and sv.lane_of(race, 9) == (second, 1)
+    assert lane_of(race, 7) == (first, 7) and lane_of(race, 9) == (second, 1)
 
 
 @pytest.mark.parametrize("size", [(200, 200), (361, 259), (640, 480), (1601, 999)])
 def test_help_live_prompt_and_cards_fit(record, size):
     states = [
-        sv.State(help=True),
-        sv.State(draft="word " * 100),
-        sv.State(message="m" * 300, busy="b" * 300),
-        *(sv.State(cursor=i, at=9, view="belief") for i in range(40)),
+        State(help=True),
+        State(draft="word " * 100),
+        State(message="m" * 300, busy="b" * 300),
+        *(State(cursor=i, at=9, view="belief") for i in range(40)),
     ]
     half = record.states[: len(record.states) // 2]
     change = np.arange(len(half))
-    live = sv.live_record("t" * 200, record.settings, record.names, change, half, len(half))
+    live = live_record("t" * 200, record.settings, record.names, change, half, len(half))
     for shown in (record, live):
         for state in states:
-            assert inside(sv.lay_out(shown, state, size, RULER), size)
-    assert any(i.part == "draft" for i in sv.lay_out(record, states[1], size, RULER))
+            assert inside(lay_out(shown, state, size, RULER), size)
+    assert any(i.part == "draft" for i in lay_out(record, states[1], size, RULER))
 
 
-@pytest.mark.parametrize("theme", list(sv.THEMES.values()), ids=list(sv.THEMES))
+@pytest.mark.parametrize("theme", list(THEMES.values()), ids=list(THEMES))
 def test_colours_can_be_read(theme):
     for ink in (theme.ink, theme.faint, theme.accent):
-        assert sv.contrast(ink, theme.page) >= 4.5
-        assert sv.contrast(ink, theme.card) >= 4.5
+        assert contrast(ink, theme.page) >= 4.5
+        assert contrast(ink, theme.card) >= 4.5
     for k in np.linspace(0, 1, 50):
-        assert sv.contrast(sv.probability_color(k, theme), theme.page) >= 4.5
-        paper = sv.viridis(k)
-        assert sv.contrast(sv.readable_on(paper), paper) >= 4.3
+        assert contrast(probability_color(k, theme), theme.page) >= 4.5
+        paper = viridis(k)
+        assert contrast(readable_on(paper), paper) >= 4.3
     # the scale must also work for whoever sees no colour: brightness only rises
-    light = [sv.luminance(sv.viridis(k)) for k in np.linspace(0, 1, 50)]
+    light = [luminance(viridis(k)) for k in np.linspace(0, 1, 50)]
     assert light == sorted(light)
 
 
 def test_tokens_show_what_happened(record):
-    theme, i = sv.THEMES["dark"], int(record.since[-1].argmax())
+    theme, i = THEMES["dark"], int(record.since[-1].argmax())
     at = int(record.since[-1, i])
-    assert sv.token_look(record, i, at - 1, "text", theme).paper == theme.mask
-    fresh, old = (sv.token_look(record, i, t, "text", theme).paper for t in (at, at + 9))
+    assert token_look(record, i, at - 1, "text", theme).paper == theme.mask
+    fresh, old = (token_look(record, i, t, "text", theme).paper for t in (at, at + 9))
     assert fresh != theme.mask and old is None
-    assert sv.token_look(record, i, 99, "order", theme).paper == sv.viridis(at / record.n_steps)
-    first_choice = sv.candidates(record, i, at - 1)[0][0]
-    assert sv.token_look(record, i, at - 1, "belief", theme).text == sv.shown_name(first_choice)
+    assert token_look(record, i, 99, "order", theme).paper == viridis(at / record.n_steps)
+    first_choice = candidates(record, i, at - 1)[0][0]
+    assert token_look(record, i, at - 1, "belief", theme).text == shown_name(first_choice)
 
 
 # -- 4. controls
@@ -401,8 +430,8 @@ def press(state, items, record, *events):
     for event in events:
         pygame.event.post(event)
     for event in pygame.event.get():
-        for command in sv.commands_of(event, state, items):
-            state = sv.handle(state, command, record)
+        for command in commands_of(event, state, items):
+            state = handle(state, command, record)
     return state
 
 
@@ -412,8 +441,8 @@ def key(code, text="", mod=0):
 
 @pytest.fixture
 def window():
-    sv.find_display()
-    window = sv.open_window((800, 600))
+    sample_visual.find_display()
+    window = sample_visual.open_window((800, 600))
     pygame.event.clear()
     yield window
     window.destroy()
@@ -421,7 +450,7 @@ def window():
 
 
 def test_every_key(window, record):
-    s = replace(sv.State(settings=record.settings, playing=False), at=5.0)
+    s = replace(State(settings=record.settings, playing=False), at=5.0)
     cases = [
         (key(pygame.K_SPACE, " "), dict(playing=True)),
         (key(pygame.K_RIGHT), dict(at=6.0)),
@@ -460,12 +489,12 @@ def test_every_key(window, record):
     ]
     for event, change in cases:
         assert press(s, [], record, event) == replace(s, **change), event
-    tried = {sv.key_of(event) for event, _ in cases if event.type == pygame.KEYDOWN}
-    assert set(sv.KEYS) - tried == {"F", "Ctrl+"}  # F: below; Ctrl+ is Ctrl= with another layout
+    tried = {key_of(event) for event, _ in cases if event.type == pygame.KEYDOWN}
+    assert set(KEYS) - tried == {"F", "Ctrl+"}  # F: below; Ctrl+ is Ctrl= with another layout
 
 
 def test_keeping_tokens(window, record):
-    s = sv.State(at=24.0, settings=record.settings)
+    s = State(at=24.0, settings=record.settings)
     i = int(record.since[-1].argmax())
     f = key(pygame.K_f, "f")
     assert "Point" in press(s, [], record, f).message
@@ -478,16 +507,16 @@ def test_keeping_tokens(window, record):
 
 
 def test_keeping_tokens_of_both_racers(window, model, twin, tokenizer):
-    asked = sv.Settings(steps=8, length=40)
-    race = sv.Race(tuple(sv.record_run(m, tokenizer, asked) for m in (model, twin)))
-    s = sv.State(at=float(race.n_steps), settings=asked)
+    asked = Settings(steps=8, length=40)
+    race = Race(tuple(record_run(m, tokenizer, asked) for m in (model, twin)))
+    s = State(at=float(race.n_steps), settings=asked)
     f = key(pygame.K_f, "f")
     kept = press(press(replace(s, cursor=3), [], race, f), [], race, f)
     assert kept.settings.kept == ()
     both = press(replace(press(replace(s, cursor=3), [], race, f), cursor=44), [], race, f)
     first, second = (int(lane.states[-1, i]) for lane, i in zip(race.lanes, (3, 4), strict=True))
     assert both.settings.kept == ((3, first), (4, second))
-    again = [sv.record_run(m, tokenizer, both.settings) for m in (model, twin)]
+    again = [record_run(m, tokenizer, both.settings) for m in (model, twin)]
     assert all(tuple(run.states[0, 3:5]) == (first, second) for run in again)
 
 
@@ -495,10 +524,10 @@ def test_typing_a_prompt(window, record):
     def typed(text):
         return pygame.event.Event(pygame.TEXTINPUT, text=text)
 
-    s = sv.State(settings=replace(record.settings, prompt=""))
+    s = State(settings=replace(record.settings, prompt=""))
     s = press(s, [], record, key(pygame.K_p, "p"), typed("p"), typed("p"), typed("é"), typed("q"))
     assert s.draft == "péq" and s.request == ""
-    items = sv.lay_out(record, press(s, [], record, typed("a\nb")), (640, 480), RULER)
+    items = lay_out(record, press(s, [], record, typed("a\nb")), (640, 480), RULER)
     assert "péqa↵b▏" in [item.text for item in items]
     s = press(s, [], record, key(pygame.K_q, "q"), key(pygame.K_BACKSPACE, "\b"), typed(" _"))
     assert s.draft == "pé _"
@@ -513,16 +542,16 @@ def click(item, kind=pygame.MOUSEBUTTONDOWN):
 
 
 def test_the_mouse_reaches_everything(window, record):
-    s = sv.State(settings=replace(record.settings, kept=((30, 1),)), at=24.0)
-    items = sv.lay_out(record, s, (1000, 700), RULER)
+    s = State(settings=replace(record.settings, kept=((30, 1),)), at=24.0)
+    items = lay_out(record, s, (1000, 700), RULER)
     clickable = {item.command: item for item in items if item.command}
     wanted = {"play", "step 1", "step -1", "timeline", "theme", "help", "run", "new", "prompt"}
-    wanted |= {f"view {view}" for view in sv.VIEWS} | {"release"} | {f"fix {i}" for i in range(40)}
-    wanted |= {f"{verb} {name}" for verb in ("less", "more", "pick") for name in sv.FIELDS}
+    wanted |= {f"view {view}" for view in VIEWS} | {"release"} | {f"fix {i}" for i in range(40)}
+    wanted |= {f"{verb} {name}" for verb in ("less", "more", "pick") for name in FIELDS}
     assert wanted <= set(clickable)
     for command in wanted - {"timeline"}:
         after = press(s, items, record, click(clickable[command]))
-        assert after == sv.handle(s, command, record), command
+        assert after == handle(s, command, record), command
     line = clickable["timeline"]
     s = press(s, items, record, click(line))
     assert s.dragging and s.at == pytest.approx(12, abs=0.1) and not s.playing
@@ -541,46 +570,46 @@ def test_the_mouse_reaches_everything(window, record):
 
 
 def test_hovering_shows_the_candidates(window, record):
-    s = sv.State(at=0.0, view="belief")
-    items = sv.lay_out(record, s, (1000, 700), RULER)
+    s = State(at=0.0, view="belief")
+    items = lay_out(record, s, (1000, 700), RULER)
     i = int(record.since[-1].argmax())
     token = next(item for item in items if item.command == f"fix {i}")
     move = pygame.event.Event(pygame.MOUSEMOTION, pos=(token.x + 1, token.y + 1), rel=(0, 0))
-    items = sv.lay_out(record, press(s, items, record, move), (1000, 700), RULER)
+    items = lay_out(record, press(s, items, record, move), (1000, 700), RULER)
     texts = [item.text for item in items if item.part == "card" and item.kind == "text"]
-    assert len(texts) == 1 + sv.CANDIDATES
-    name, p = sv.candidates(record, i, 0)[0]
-    assert f"{p:.1%}" in texts[1] and sv.quote(name) in texts[1]
+    assert len(texts) == 1 + CANDIDATES
+    name, p = candidates(record, i, 0)[0]
+    assert f"{p:.1%}" in texts[1] and quote(name) in texts[1]
 
 
 def test_a_long_text_scrolls(record):
     size = (300, 260)
-    s = sv.State(at=24.0, scroll=1000, zoom=2.0)
-    items = sv.lay_out(record, s, size, RULER)
-    assert sv.hidden_lines(items) > 0
+    s = State(at=24.0, scroll=1000, zoom=2.0)
+    items = lay_out(record, s, size, RULER)
+    assert hidden_lines(items) > 0
     seen = {item.command for item in items if item.part == "token"}
     assert "fix 39" in seen and "fix 0" not in seen
-    items = sv.lay_out(record, replace(s, zoom=1.0), (1000, 700), RULER)
-    assert sv.hidden_lines(items) == 0
+    items = lay_out(record, replace(s, zoom=1.0), (1000, 700), RULER)
+    assert hidden_lines(items) == 0
 
 
 def test_settings_stay_in_range(record):
-    for name in sv.FIELDS:
+    for name in FIELDS:
         for verb in ("less", "more"):
-            s = sv.State(settings=replace(record.settings, steps=100))
+            s = State(settings=replace(record.settings, steps=100))
             for _ in range(50):
-                s = sv.handle(s, f"{verb} {name}", record)
+                s = handle(s, f"{verb} {name}", record)
             ours = s.settings
             assert 1 <= ours.steps <= 4096 and 0.1 <= ours.temperature <= 3 and ours.seed >= 0
-            assert 0.05 <= ours.top_p <= 1 and ours.sampler in sv.SAMPLERS and 0 < s.speed <= 16
+            assert 0.05 <= ours.top_p <= 1 and ours.sampler in SAMPLERS and 0 < s.speed <= 16
 
 
 def test_playing_comes_to_an_end_and_starts_again(record):
-    s = sv.State()
+    s = State()
     for _ in range(9 * 60):
-        s = sv.advance(s, record, 1 / 60)
+        s = advance(s, record, 1 / 60)
     assert s.at == record.n_steps and not s.playing
-    again = sv.handle(s, "play", record)
+    again = handle(s, "play", record)
     assert again.playing and again.at == 0
 
 
@@ -593,30 +622,30 @@ def quit_after(seconds):
 
 
 def waiting(asked, tokenizer):
-    z = sv.starting_text(asked, tokenizer).numpy()
-    z = np.where(z == tokenizer.mask_id, sv.MASKED, z)
-    return sv.live_record("", asked, sv.token_names(tokenizer), np.zeros(1, np.int64), z, 0)
+    z = starting_text(asked, tokenizer).numpy()
+    z = np.where(z == tokenizer.mask_id, MASKED, z)
+    return live_record("", asked, token_names(tokenizer), np.zeros(1, np.int64), z, 0)
 
 
 def test_the_window_samples_and_plays(window, model, tokenizer):
-    asked = sv.Settings(steps=24, length=40)
-    worker = sv.Worker(model, tokenizer, "title")
+    asked = Settings(steps=24, length=40)
+    worker = Worker(model, tokenizer, "title")
     worker.run(asked)
     quit_after(1.5)
-    start = sv.State(settings=asked, view="belief")
-    record, state = sv.show(window, waiting(asked, tokenizer), start, worker)
+    start = State(settings=asked, view="belief")
+    record, state = sample_visual.show(window, waiting(asked, tokenizer), start, worker)
     worker.close()
     assert not record.live and record.settings == asked and len(record.belief_step)
     assert 0 < state.at <= 24 and state.busy == "" and state.message == ""
 
 
 def test_the_window_races(window, model, twin, tokenizer):
-    asked = sv.Settings(steps=24, length=40, prompt="In the _")
-    worker = sv.Worker(model, tokenizer, "title", twin)
+    asked = Settings(steps=24, length=40, prompt="In the _")
+    worker = Worker(model, tokenizer, "title", twin)
     worker.run(asked)
     quit_after(1.5)
     lane = waiting(asked, tokenizer)
-    race, state = sv.show(window, sv.Race((lane, lane)), sv.State(settings=asked), worker)
+    race, state = sample_visual.show(window, Race((lane, lane)), State(settings=asked), worker)
     worker.close()
     first, second = race.lanes
     assert not race.live and state.message == "" and 0 < state.at <= race.n_steps
@@ -635,15 +664,15 @@ class Slow(DiffusionTransformer):
 
 def test_closing_and_a_new_run_interrupt_sampling(window, model, tokenizer):
     slow = Slow(model.config).eval()
-    asked = sv.Settings(steps=4000, length=40)
-    worker = sv.Worker(slow, tokenizer, "title")
+    asked = Settings(steps=4000, length=40)
+    worker = Worker(slow, tokenizer, "title")
     worker.run(asked)
     quit_after(0.7)
-    record, state = sv.show(window, waiting(asked, tokenizer), sv.State(), worker)
+    record, state = sample_visual.show(window, waiting(asked, tokenizer), State(), worker)
     assert record.live and state.busy.startswith("Sampling")
     worker.run(replace(asked, prompt="In the"))
     time.sleep(0.5)
-    record, _ = sv.receive(worker, record, state)
+    record, _ = receive(worker, record, state)
     assert record.live and record.settings.prompt == "In the"
     start = time.perf_counter()
     worker.close()
@@ -651,8 +680,8 @@ def test_closing_and_a_new_run_interrupt_sampling(window, model, tokenizer):
 
 
 def test_the_worker_reports_mistakes(model, tokenizer):
-    worker = sv.Worker(model, tokenizer, "title")
-    worker.run(sv.Settings(length=40, prompt="word " * 100))
+    worker = Worker(model, tokenizer, "title")
+    worker.run(Settings(length=40, prompt="word " * 100))
     kind, line = worker.news.get(timeout=5)
     assert kind == "error" and line.endswith("only 40 fit: shorten it")
     worker.close()
@@ -661,20 +690,20 @@ def test_the_worker_reports_mistakes(model, tokenizer):
 def test_a_recording_plays_without_a_model(window, record):
     pygame.event.post(key(pygame.K_RETURN, "\r"))
     quit_after(0.3)
-    _, state = sv.show(window, record, sv.State())
+    _, state = sample_visual.show(window, record, State())
     assert "recording" in state.message
 
 
 # -- 3 and 6. frames and files
 
 
-@pytest.mark.parametrize("theme", list(sv.THEMES))
-@pytest.mark.parametrize("view", list(sv.VIEWS))
+@pytest.mark.parametrize("theme", list(THEMES))
+@pytest.mark.parametrize("view", list(VIEWS))
 @pytest.mark.parametrize("size", [(640, 480), (1000, 700), (1600, 1000)])
 def test_frames(record, fonts, size, view, theme):
-    state = sv.State(view=view, theme=theme, at=12.0)
-    surface, colors = sv.picture(record, state, size, fonts), sv.THEMES[theme]
-    items = sv.lay_out(record, state, size, fonts)
+    state = State(view=view, theme=theme, at=12.0)
+    surface, colors = picture(record, state, size, fonts), THEMES[theme]
+    items = lay_out(record, state, size, fonts)
     assert surface.get_at((0, 0))[:3] == colors.page and inside(items, size)
     for item in items:
         x, y = round(item.x), round(item.y)
@@ -699,22 +728,22 @@ def test_fonts_know_what_they_lack(fonts):
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_files(record, tmp_path, kind):
     path = tmp_path / f"out.{kind}"
-    sv.save(path, record, sv.State(), (400, 300), n_frames=7)
+    save(path, record, State(), (400, 300), n_frames=7)
     image = Image.open(path)
     if kind == "png":
         assert image.size == (800, 900)
-        sv.save(path, record, sv.State(), (400, 300), at=0.5)
+        save(path, record, State(), (400, 300), at=0.5)
         assert Image.open(path).size == (400, 300)
     else:
         assert image.size == (400, 300) and 2 <= image.n_frames <= 7
 
 
 def test_mp4_needs_its_library(record, tmp_path):
-    if sv.importlib.util.find_spec("imageio_ffmpeg") is None:
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
         with pytest.raises(UserError, match="pip install imageio-ffmpeg"):
-            sv.save(tmp_path / "out.mp4", record, sv.State(), (401, 301))
+            save(tmp_path / "out.mp4", record, State(), (401, 301))
     else:
-        sv.save(tmp_path / "out.mp4", record, sv.State(), (401, 301), n_frames=5)
+        save(tmp_path / "out.mp4", record, State(), (401, 301), n_frames=5)
         assert (tmp_path / "out.mp4").read_bytes()[4:8] == b"ftyp"
 
 
@@ -722,9 +751,7 @@ def test_inline_in_a_notebook(model, tokenizer):
     masks = torch.full((2, 40), tokenizer.mask_id)
     trajectory = sample(model, masks, 8, generator=torch.Generator().manual_seed(0))
     for view, helper in (("text", None), ("belief", model)):
-        shown = sv.show_inline(
-            trajectory, tokenizer, helper, view, row=1, size=(300, 200), n_frames=4
-        )
+        shown = show_inline(trajectory, tokenizer, helper, view, row=1, size=(300, 200), n_frames=4)
         assert Image.open(io.BytesIO(shown.data)).size == (300, 200)
         assert shown._repr_mimebundle_()[0] if hasattr(shown, "_repr_mimebundle_") else shown.data
 
@@ -736,16 +763,16 @@ class Terminal(io.StringIO):
 
 def test_the_terminal(record, monkeypatch):
     out = io.StringIO()
-    sv.play_in_terminal(record, sv.State(), out)
-    finished = sv.text_frame(record, 99, "text", sv.THEMES["dark"], 78, colors=False)
+    play_in_terminal(record, State(), out)
+    finished = text_frame(record, 99, "text", THEMES["dark"], 78, colors=False)
     assert "\x1b" not in out.getvalue() and out.getvalue().endswith("\n".join(finished) + "\n\n")
-    monkeypatch.setattr(sv.shutil, "get_terminal_size", lambda _: os.terminal_size((40, 9)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda _: os.terminal_size((40, 9)))
     out = Terminal()
-    sv.play_in_terminal(record, sv.State(), out, seconds=0.2)
+    play_in_terminal(record, State(), out, seconds=0.2)
     assert "\x1b[38;2;" in out.getvalue() and "masked 0" in out.getvalue()
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
-    sv.play_in_terminal(record, sv.State(), out, seconds=0.2)
+    play_in_terminal(record, State(), out, seconds=0.2)
     assert "\x1b[38" not in out.getvalue()
 
 
@@ -754,11 +781,16 @@ def test_the_terminal(record, monkeypatch):
 
 def test_save_and_replay(checkpoint, tmp_path, capsys):
     run, gif = str(tmp_path / "run.safetensors"), str(tmp_path / "out.gif")
-    assert sv.main([checkpoint, "--save", run, "--steps", "6", "--prompt", "In the _"]) == 0
-    assert sv.main(["--replay", run, "--save", gif, "--size", "300x200", "--frames", "4"]) == 0
+    assert (
+        sample_visual.main([checkpoint, "--save", run, "--steps", "6", "--prompt", "In the _"]) == 0
+    )
+    assert (
+        sample_visual.main(["--replay", run, "--save", gif, "--size", "300x200", "--frames", "4"])
+        == 0
+    )
     assert Image.open(gif).size == (300, 200)
     capsys.readouterr()
-    assert sv.main(["--replay", run, "--text"]) == 0
+    assert sample_visual.main(["--replay", run, "--text"]) == 0
     out = capsys.readouterr()
     assert out.out.startswith("step 0/6  t 1.00") and out.err == ""
 
@@ -767,9 +799,9 @@ def test_race_from_the_command_line(checkpoint, model, twin, tokenizer, tmp_path
     path, gif = str(tmp_path / "tiny-twin.safetensors"), str(tmp_path / "race.gif")
     save_checkpoint(path, twin, tokenizer, {})
     asked = [checkpoint, "--race", path, "--steps", "6"]
-    assert sv.main([*asked, "--save", gif, "--size", "700x300", "--frames", "5"]) == 0
+    assert sample_visual.main([*asked, "--save", gif, "--size", "700x300", "--frames", "5"]) == 0
     assert Image.open(gif).n_frames > 1
-    assert sv.main([*asked, "--text"]) == 0
+    assert sample_visual.main([*asked, "--text"]) == 0
     out = capsys.readouterr().out
     assert out.count("masked 40") == 2 and out.count("masked 0") >= 2
     other = BPETokenizer.train(TEXT + "zebra crossing " * 9, 300)
@@ -782,20 +814,23 @@ def test_race_from_the_command_line(checkpoint, model, twin, tokenizer, tmp_path
         [*asked, "--save", str(tmp_path / "race.safetensors")],
         ["--race", path, "--replay", gif, "--text"],
     ):
-        assert sv.main(arguments) == 2, arguments
+        assert sample_visual.main(arguments) == 2, arguments
         assert capsys.readouterr().err.count("\n") == 1, arguments
-    assert sv.main([path, "--text"]) == 0  # the twin alone
+    assert sample_visual.main([path, "--text"]) == 0  # the twin alone
 
 
 def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
-    shown, show = [], sv.show
+    shown, show = [], sample_visual.show
 
     def show_briefly(*arguments):
         quit_after(1.0)
         shown.append(show(*arguments))
 
-    monkeypatch.setattr(sv, "show", show_briefly)
-    assert sv.main([checkpoint, "--steps", "6", "--prompt", "In the _", "--view", "order"]) == 0
+    monkeypatch.setattr(sample_visual, "show", show_briefly)
+    assert (
+        sample_visual.main([checkpoint, "--steps", "6", "--prompt", "In the _", "--view", "order"])
+        == 0
+    )
     record, state = shown[0]
     assert not record.live and record.n_steps == 6 and state.view == "order" and state.at > 0
 
@@ -819,7 +854,7 @@ def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
 )
 def test_mistakes_get_one_line(checkpoint, capsys, arguments, message):
     headless = [] if "--save" in arguments else ["--text"]
-    assert sv.main([checkpoint, *headless, *arguments]) == 2
+    assert sample_visual.main([checkpoint, *headless, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -834,7 +869,7 @@ def test_bad_files_get_one_line(checkpoint, tmp_path, capsys):
         [checkpoint, "--steps", "2", "--save", str(tmp_path / "file" / "out.png")],
         [checkpoint, "--save", str(tmp_path)],
     ):
-        assert sv.main(arguments) == 2, arguments
+        assert sample_visual.main(arguments) == 2, arguments
         assert capsys.readouterr().err.count("\n") == 1, arguments
 
 
@@ -842,6 +877,6 @@ def test_bad_files_get_one_line(checkpoint, tmp_path, capsys):
 def test_without_a_display(checkpoint, monkeypatch, capsys):
     for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert sv.main([checkpoint]) == 2
+    assert sample_visual.main([checkpoint]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--save" in error and "--text" in error

@@ -1,0 +1,16 @@
+"""The parts of sample_visual.py, in the order in which they build on each other:
+
+recording    a run of the sampler, everything that it produced
+items        what a page is made of: boxes and texts, with colours and places
+typesetting  the text in lines, and the looks of its tokens
+controls     what a person does becomes a command, a command makes a new state
+page         a recording and a state, laid out as items
+drawing      items on a surface
+worker       sampling in a thread
+files        pictures, animations, notebooks
+terminal     the same without pixels
+"""
+
+import os
+
+os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] = "1"

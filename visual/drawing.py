@@ -1,0 +1,142 @@
+"""Fonts, and items drawn on a pygame surface."""
+
+import importlib.util
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+import pygame
+import pygame.freetype
+
+FALLBACK_FONTS = (  # of the usual systems, for what the first font has no glyph for
+    "notosanscjksc,notosanscjkjp,sourcehansanssc,microsoftyahei,pingfangsc,hiraginosansgb,simsun",
+    "notosansdevanagari,nirmalaui,kohinoordevanagari,notosanshebrew,notosansarabic,segoeui",
+    "notocoloremoji,segoeuiemoji,applecoloremoji,notoemoji,segoeuisymbol,symbola,arialunicodems",
+)
+
+
+def font_paths():
+    """Files of fonts, the best first; looked for one by one, as finding them takes time."""
+    spec = importlib.util.find_spec("matplotlib")  # which brings DejaVu along, on every system
+    if spec is not None and spec.origin:
+        folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+        yield from filter(Path.exists, (folder / "DejaVuSansMono.ttf", folder / "DejaVuSans.ttf"))
+    mono = pygame.font.match_font("dejavusansmono,menlo,consolas,cascadiamono,liberationmono")
+    if mono:
+        yield Path(mono)
+    yield Path(pygame.font.__file__).parent / pygame.font.get_default_font()
+    for names in FALLBACK_FONTS:
+        for name in names.split(","):
+            path = pygame.font.match_font(name)
+            if path:
+                yield Path(path)
+
+
+class Fonts:
+    """Measures and renders text, each character in the first font that has it."""
+
+    def __init__(self):
+        pygame.font.init()
+        pygame.freetype.init()  # it can say whether a font has a glyph
+        self.more_paths = font_paths()
+        self.paths, self.coverage = [], []
+        self.opened, self.widths, self.images, self.which = {}, {}, {}, {}
+        self.first_with("a")
+
+    def first_with(self, character):
+        """Number of the first font that has a character, or 0 if none has."""
+        if character not in self.which:
+            self.which[character] = self.search(character)
+        return self.which[character]
+
+    def search(self, character):
+        for i, font in enumerate(self.coverage):
+            if font.get_metrics(character)[0] is not None:
+                return i
+        for path in self.more_paths:
+            try:
+                font = pygame.freetype.Font(str(path), 20)
+                pygame.font.Font(str(path), 20)
+            except (pygame.error, OSError):  # a format that this SDL cannot read: try the next
+                continue
+            self.paths.append(path)
+            self.coverage.append(font)
+            if font.get_metrics(character)[0] is not None:
+                return len(self.paths) - 1
+        return 0
+
+    def font(self, number, size):
+        """An opened font."""
+        if (number, size) not in self.opened:
+            self.opened[number, size] = pygame.font.Font(str(self.paths[number]), size)
+        return self.opened[number, size]
+
+    def parts(self, text):
+        """Cut a text where the font changes: a list of (number of the font, text)."""
+        parts = []
+        for character in text:
+            joins = unicodedata.combining(character) or character in "\u200d\ufe0f"
+            number = parts[-1][0] if joins and parts else self.first_with(character)
+            if parts and parts[-1][0] == number:
+                parts[-1] = (number, parts[-1][1] + character)
+            else:
+                parts.append((number, character))
+        return parts
+
+    def width(self, text, size):
+        """Pixels."""
+        if (text, size) not in self.widths:
+            parts = self.parts(text)
+            self.widths[text, size] = sum(self.font(n, size).size(part)[0] for n, part in parts)
+        return self.widths[text, size]
+
+    def height(self, size):
+        """Pixels."""
+        return self.font(0, size).get_height() + 1  # an underscore may stand one lower
+
+    def image(self, text, size, color):
+        """The text as a surface; the last few thousand are kept."""
+        key = (text, size, color)
+        if key not in self.images:
+            if len(self.images) > 4000:
+                self.images.clear()
+            self.images[key] = self.render(text, size, color)
+        return self.images[key]
+
+    def render(self, text, size, color):
+        surface = pygame.Surface(
+            (max(1, self.width(text, size)), self.height(size)), pygame.SRCALPHA
+        )
+        x, ascent = 0, self.font(0, size).get_ascent()
+        for number, part in self.parts(text):
+            font = self.font(number, size)
+            surface.blit(font.render(part, True, color), (x, ascent - font.get_ascent()))
+            x += font.size(part)[0]
+        return surface
+
+
+@lru_cache(maxsize=2000)
+def rounded(w, h, radius, color, line):
+    """A box with smooth corners as a surface; `line` > 0: its outline only, that thick."""
+    fine = 4  # drawn so many times larger, then shrunk
+    surface = pygame.Surface((w * fine, h * fine), pygame.SRCALPHA)
+    surface.fill((*color, 0))  # the colour also where it is transparent: no dark rims
+    pygame.draw.rect(surface, color, surface.get_rect(), line * fine, round(radius * fine))
+    return pygame.transform.smoothscale(surface, (w, h))
+
+
+def draw_items(surface, items, fonts, page):
+    """Draw the items, from back to front, on a page of that colour."""
+    surface.fill(page)
+    for item in items:
+        x, y = round(item.x), round(item.y)
+        w, h = max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y)
+        if item.kind == "text":
+            surface.blit(fonts.image(item.text, item.size, item.color), (x, y), (0, 0, w, h))
+        elif item.kind == "outline":
+            line = max(1, round(item.radius / 5))
+            surface.blit(rounded(w, h, item.radius, item.color, line), (x, y))
+        elif item.kind == "box" and item.radius:
+            surface.blit(rounded(w, h, item.radius, item.color, 0), (x, y))
+        elif item.kind == "box":
+            surface.fill(item.color, (x, y, w, h))
