@@ -11,103 +11,38 @@
 
 In the window, H shows every key; whatever has a key can be clicked as well.
 
-Here are the window and the command line; what they are made of is in visual/, whose __init__.py
-says where to begin. In a notebook, `show_inline` shows a `Trajectory` as an animation.
+This is the command line; what it brings together is in visual/, whose __init__.py says where to
+begin. In a notebook, `show_inline` shows a `Trajectory` as an animation.
 """
 
 import argparse
-import contextlib
-import gc
 import os
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-import pygame
 
 from bpe_tokenizer import UserError
 from mdlm.training import load_checkpoint, newest_checkpoint
-from visual.controls import VIEWS, State, advance, commands_of, handle
-from visual.drawing import Fonts, draw_items
+from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, check_output, save, show_inline
 from visual.items import THEMES
-from visual.page import hidden_lines, lay_out
 from visual.recording import (
-    MASKED,
     SAMPLERS,
     Race,
     Settings,
     check_settings,
-    live_record,
     load_record,
     record_run,
-    starting_text,
+    waiting_record,
     with_beliefs,
 )
 from visual.terminal import play_in_terminal
-from visual.worker import Worker, receive
+from visual.window import close_window, find_display, open_window, show
+from visual.worker import Worker
 
-__all__ = ["main", "show", "show_inline"]
+__all__ = ["main", "show_inline"]
 
 HERE = Path(__file__).resolve().parent
-
-
-def find_display():
-    """Raise UserError on a machine without a display."""
-    if os.name == "nt":  # pixels of the screen, not ones that Windows scales up
-        os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
-    wanted = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
-    if wanted or not sys.platform.startswith("linux"):  # else SDL would draw where nobody sees it
-        with contextlib.suppress(pygame.error):
-            pygame.display.init()
-            return
-    raise UserError("no display here: use --save out.gif (or .png, .webp, .mp4), or --text")
-
-
-def open_window(size):
-    """A window that can be resized and has all the pixels that the screen has."""
-    window = pygame.Window("masked diffusion", size, resizable=True, allow_high_dpi=True)
-    window.minimum_size = (360, 260)
-    pygame.key.set_repeat(350, 40)
-    pygame.key.start_text_input()
-    return window
-
-
-def show(window, record, state, worker=None):
-    """Run the window until it is closed. Without a worker there is only the record to watch.
-
-    Returns what was shown at the end: (record, state).
-    """
-    fonts, clock, drawn, items = Fonts(), pygame.Clock(), None, []
-    gc.freeze()  # PyTorch's many objects stay: to look through them would make a frame late
-    while state.request != "quit":
-        surface = window.get_surface()
-        size = surface.get_size()
-        scale = size[0] / window.size[0]
-        for event in pygame.event.get():
-            for command in commands_of(event, state, items, scale):
-                if command == "paste":
-                    command = f"type {pygame.scrap.get_text().strip()}"
-                state = handle(state, command, record)
-        if state.request == "run":
-            state = replace(state, request="")
-            if worker is None:
-                state = replace(state, message="This is a recording: there is no model to run.")
-            else:
-                worker.run(state.settings)
-        if worker is not None:
-            record, state = receive(worker, record, state)
-        state = advance(state, record, min(0.1, clock.get_time() / 1000))
-        items = lay_out(record, state, size, fonts, scale)
-        state = replace(state, scroll=min(state.scroll, hidden_lines(items)))
-        if (size, items) != drawn:
-            draw_items(surface, items, fonts, THEMES[state.theme].page)
-            window.flip()
-            drawn = (size, items)
-        clock.tick(60)
-    return record, state
 
 
 def parse_size(text):
@@ -196,9 +131,8 @@ def headless_record(arguments, settings, model, tokenizer, title, twin=None):
     return record
 
 
-def run(arguments):
-    """Do what the command line says. Raises UserError for what cannot be done."""
-    size = parse_size(arguments.size)
+def check_arguments(arguments):
+    """Raise UserError for what cannot be done, before anything is loaded."""
     if arguments.save:
         check_output(arguments.save)
     if arguments.at is not None and not 0 <= arguments.at <= 1:
@@ -209,48 +143,58 @@ def run(arguments):
         raise UserError("a recording is of one model: --race and --replay exclude each other")
     if arguments.race is not None and str(arguments.save).endswith(".safetensors"):
         raise UserError("a race cannot be recorded; save it as .gif, .webp, .mp4 or .png")
-    headless = arguments.save or arguments.text
-    if not headless:
+    if not (arguments.save or arguments.text):
         find_display()
+
+
+def start(arguments):
+    """Load and begin what the command line asks for. Returns (record, settings, worker or None).
+
+    With a window, the record is of a run that has just begun, in the worker; else of a whole one.
+    """
     if arguments.replay:
-        record, worker = load_record(arguments.replay), None
-        settings = record.settings
-    else:
-        model, tokenizer, title = load_model(arguments)
-        names = ("steps", "temperature", "top_p", "sampler", "seed", "prompt")
-        given = {name: getattr(arguments, name) for name in names}
-        length = model.config.context if arguments.length is None else arguments.length
-        settings = Settings(**given, length=length)
-        check_settings(settings, model, tokenizer)
-        twin = None
-        if arguments.race is not None:
-            twin = load_twin(arguments, model, tokenizer)
-            title += ", against its twin"
-            for racer in (model, twin):
-                warm_up(racer, tokenizer)
-        if headless:
-            record = headless_record(arguments, settings, model, tokenizer, title, twin)
-        else:
-            worker = Worker(model, tokenizer, title, twin)
-            z = starting_text(settings, tokenizer).numpy()
-            z = np.where(z == tokenizer.mask_id, MASKED, z)
-            record = live_record(title, settings, worker.names, np.zeros(1, np.int64), z, 0)
-            if twin is not None:
-                record = Race((record, record))
-            worker.run(settings)
+        record = load_record(arguments.replay)
+        return record, record.settings, None
+    model, tokenizer, title = load_model(arguments)
+    names = ("steps", "temperature", "top_p", "sampler", "seed", "prompt")
+    given = {name: getattr(arguments, name) for name in names}
+    length = model.config.context if arguments.length is None else arguments.length
+    settings = Settings(**given, length=length)
+    check_settings(settings, model, tokenizer)
+    twin = None
+    if arguments.race is not None:
+        twin = load_twin(arguments, model, tokenizer)
+        title += ", against its twin"
+        for racer in (model, twin):
+            warm_up(racer, tokenizer)
+    if arguments.save or arguments.text:
+        record = headless_record(arguments, settings, model, tokenizer, title, twin)
+        return record, settings, None
+    worker = Worker(model, tokenizer, title, twin)
+    worker.run(settings)
+    record = waiting_record(title, settings, tokenizer)
+    return (record if twin is None else Race((record, record))), settings, worker
+
+
+def run(arguments):
+    """Do what the command line says. Raises UserError for what cannot be done."""
+    size = parse_size(arguments.size)
+    check_arguments(arguments)
+    record, settings, worker = start(arguments)
     state = State(settings=settings, view=arguments.view, theme=arguments.theme)
     if arguments.save:
         save(arguments.save, record, state, size, arguments.at, arguments.frames)
         print(f"{arguments.save}: {Path(arguments.save).stat().st_size / 1e3:,.0f} kB")
     if arguments.text:
         play_in_terminal(record, state, sys.stdout)
-    if not headless:
-        try:
-            show(open_window(size), record, state, worker)
-        finally:
-            if worker is not None:
-                worker.close()
-            pygame.quit()
+    if arguments.save or arguments.text:
+        return
+    try:
+        show(open_window(size), record, state, worker)
+    finally:
+        if worker is not None:
+            worker.close()
+        close_window()
 
 
 def main(argv=None):

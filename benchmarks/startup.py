@@ -25,7 +25,8 @@ WINDOW = """
 import os, time
 import sample_visual
 import pygame
-receive, written = sample_visual.receive, []
+from visual import window
+receive, written = window.receive, []
 
 def watch(worker, record, state):
     record, state = receive(worker, record, state)
@@ -44,7 +45,7 @@ class Window(pygame.Window):
             print("the first frame with words in it", time.time(), flush=True)
             os._exit(0)
 
-sample_visual.receive, pygame.Window = watch, Window
+window.receive, pygame.Window = watch, Window
 sample_visual.main(["checkpoints/kjv.safetensors"])
 """
 

@@ -47,11 +47,12 @@ from visual.recording import (
     record_run,
     starting_text,
     text_pieces,
-    token_names,
+    waiting_record,
     with_beliefs,
 )
 from visual.terminal import play_in_terminal, text_frame
 from visual.typesetting import break_lines, shown_name, token_look, visible
+from visual.window import find_display, open_window, show
 from visual.worker import Worker, receive
 
 TEXT = (
@@ -441,8 +442,8 @@ def key(code, text="", mod=0):
 
 @pytest.fixture
 def window():
-    sample_visual.find_display()
-    window = sample_visual.open_window((800, 600))
+    find_display()
+    window = open_window((800, 600))
     pygame.event.clear()
     yield window
     window.destroy()
@@ -621,19 +622,13 @@ def quit_after(seconds):
     threading.Timer(seconds, pygame.event.post, [quit_event]).start()
 
 
-def waiting(asked, tokenizer):
-    z = starting_text(asked, tokenizer).numpy()
-    z = np.where(z == tokenizer.mask_id, MASKED, z)
-    return live_record("", asked, token_names(tokenizer), np.zeros(1, np.int64), z, 0)
-
-
 def test_the_window_samples_and_plays(window, model, tokenizer):
     asked = Settings(steps=24, length=40)
     worker = Worker(model, tokenizer, "title")
     worker.run(asked)
     quit_after(1.5)
     start = State(settings=asked, view="belief")
-    record, state = sample_visual.show(window, waiting(asked, tokenizer), start, worker)
+    record, state = show(window, waiting_record("", asked, tokenizer), start, worker)
     worker.close()
     assert not record.live and record.settings == asked and len(record.belief_step)
     assert 0 < state.at <= 24 and state.busy == "" and state.message == ""
@@ -644,8 +639,8 @@ def test_the_window_races(window, model, twin, tokenizer):
     worker = Worker(model, tokenizer, "title", twin)
     worker.run(asked)
     quit_after(1.5)
-    lane = waiting(asked, tokenizer)
-    race, state = sample_visual.show(window, Race((lane, lane)), State(settings=asked), worker)
+    lane = waiting_record("", asked, tokenizer)
+    race, state = show(window, Race((lane, lane)), State(settings=asked), worker)
     worker.close()
     first, second = race.lanes
     assert not race.live and state.message == "" and 0 < state.at <= race.n_steps
@@ -668,7 +663,7 @@ def test_closing_and_a_new_run_interrupt_sampling(window, model, tokenizer):
     worker = Worker(slow, tokenizer, "title")
     worker.run(asked)
     quit_after(0.7)
-    record, state = sample_visual.show(window, waiting(asked, tokenizer), State(), worker)
+    record, state = show(window, waiting_record("", asked, tokenizer), State(), worker)
     assert record.live and state.busy.startswith("Sampling")
     worker.run(replace(asked, prompt="In the"))
     time.sleep(0.5)
@@ -690,7 +685,7 @@ def test_the_worker_reports_mistakes(model, tokenizer):
 def test_a_recording_plays_without_a_model(window, record):
     pygame.event.post(key(pygame.K_RETURN, "\r"))
     quit_after(0.3)
-    _, state = sample_visual.show(window, record, State())
+    _, state = show(window, record, State())
     assert "recording" in state.message
 
 
@@ -820,7 +815,7 @@ def test_race_from_the_command_line(checkpoint, model, twin, tokenizer, tmp_path
 
 
 def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
-    shown, show = [], sample_visual.show
+    shown = []
 
     def show_briefly(*arguments):
         quit_after(1.0)

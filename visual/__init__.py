@@ -7,10 +7,12 @@ controls     what a person does becomes a command, a command makes a new state
 page         a recording and a state, laid out as items
 drawing      items on a surface
 worker       sampling in a thread
+window       events, time, drawing, over and over
 files        pictures, animations, notebooks
 terminal     the same without pixels
 """
 
 import os
 
+# before any of them imports pygame, which would print a line about itself
 os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] = "1"

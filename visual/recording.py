@@ -273,6 +273,13 @@ def starting_text(settings, tokenizer):
     return z
 
 
+def waiting_record(title, settings, tokenizer):
+    """What there is of a text before the first pass: what is given, and masks."""
+    z = starting_text(settings, tokenizer).numpy()
+    z = np.where(z == tokenizer.mask_id, MASKED, z)
+    return live_record(title, settings, token_names(tokenizer), np.zeros(1, np.int64), z, 0)
+
+
 class Watched:
     """A model with somebody looking over its shoulder: `look(z)` is called before each pass."""
 
