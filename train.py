@@ -95,12 +95,13 @@ def ship(run, path):
     """
     import torch
 
-    from mdlm.training import bits_per_byte, evaluate, facts_of, save_checkpoint
+    from mdlm.training import bits_per_byte, enough_passes, evaluate, facts_of, save_checkpoint
 
     for p in run.model.parameters():
         p.data = p.data.bfloat16().float()
     corpus = run.corpus
-    nats = evaluate(run.model, corpus.val, run.config, passes=8)
+    passes = enough_passes(corpus.val, run.config)
+    nats = evaluate(run.model, corpus.val, run.config, passes=passes)
     bpb, error = (bits_per_byte(n, len(corpus.val), corpus.val_bytes) for n in nats)
     facts = facts_of(run) | dict(bpb=bpb, error=error)
     save_checkpoint(path, run.model, corpus.tokenizer, facts, torch.bfloat16)

@@ -4,8 +4,8 @@
 __all__ = ['CHECKPOINT_VERSION', 'AGAIN', 'pick_device', 'DeviceChoices', 'device_choices', 'autocast', 'to_device',
            'warmup_cosine', 'orthogonalise', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up', 'training_step',
            'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint', 'check_parts',
-           'load_checkpoint', 'Run', 'validate', 'facts_of', 'save_run', 'read_state', 'restore_run', 'stop_button',
-           'read_losses', 'train', 'any_process', 'progress_facts', 'newest_checkpoint']
+           'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'save_run', 'read_state', 'restore_run',
+           'stop_button', 'read_losses', 'train', 'any_process', 'progress_facts', 'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -234,13 +234,14 @@ class EMA:
 
 # %% ../train_model.ipynb #00878839
 @torch.no_grad()
-def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0):
+def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress=lambda part: None):
     """NELBO of a text in nats per token: (mean, standard error).
 
     The text is cut into windows of one context (the last may be shorter), so every token counts
     once; `max_windows` takes that many, evenly spaced, for a quick look. Each window gets its own
     number of masks, `passes` times. Low-discrepancy numbers make neighbouring estimates alike, so
     the standard error comes from the differences of neighbours in the number of masks.
+    `progress(part)` is told how much of the work is done, from 0 to 1.
     """
     noise, (rank, world) = torch.Generator().manual_seed(seed), rank_and_world()
     model.eval()  # no dropout
@@ -256,6 +257,7 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0):
         k = spread_mask_counts(*x.shape, noise)
         nats = torch.zeros(len(x), dtype=torch.float64)
         for i, rows in enumerate(torch.arange(len(x)).split(config.batch_size)):
+            progress(i * config.batch_size / len(x))
             if i % world != rank:  # as in a training step
                 torch.rand(len(rows), x.shape[1], generator=noise, dtype=torch.float64)
                 continue
@@ -399,7 +401,12 @@ class Run:
                 block.compile()
 
 # %% ../train_model.ipynb #f69ce018
-def validate(run):
+def enough_passes(tokens, config):
+    """How often to read a text for a sharp estimate: a short one 8 times, a long one once."""
+    return 1 if config.causal else min(8, max(1, 2**20 // len(tokens)))  # the twin's is exact
+
+
+def validate(run, progress):
     """Measure the bound on the validation text (all of it at the end); add it to the history."""
     config, corpus = run.config, run.corpus
     last = run.step == config.steps
@@ -409,7 +416,8 @@ def validate(run):
             corpus.val,
             config,
             max_windows=None if last else config.eval_windows,
-            passes=8 if last else 1,
+            passes=enough_passes(corpus.val, config) if last else 1,
+            progress=progress,
         )
     bpb, error = (bits_per_byte(n, len(corpus.val), corpus.val_bytes) for n in nats)
     tokens = run.step * config.batch_size * config.context
@@ -556,7 +564,8 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             bar.update()
             bar.set_postfix(progress_facts(run), refresh=False)
             if run.step % config.eval_every == 0 or done:
-                validate(run)
+                validate(run, lambda part: bar.set_description(f"validating, {part:.0%}"))
+                bar.set_description()
             if save and rank == 0:
                 save_run(run)
     if run.step < config.steps:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from mdlm.training import (
     Muon,
     Run,
     bits_per_byte,
+    enough_passes,
     evaluate,
     load_checkpoint,
     orthogonalise,
@@ -133,6 +135,16 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(corpus, tmp_path, 
         training_step(run.model, plain, run.scaler, corpus, config, step=5)
         weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+
+
+def test_a_long_validation_text_is_read_once_and_says_how_far_it_is(corpus):
+    config = Config(**{**TINY, "vocab_size": corpus.tokenizer.vocab_size})
+    reads = [enough_passes(range(n), config) for n in (1, 10**5, 3 * 10**5, 10**8)]
+    assert reads == [8, 8, 3, 1]
+    assert enough_passes(range(100), replace(config, causal=True)) == 1
+    parts = []
+    evaluate(DiffusionTransformer(config), corpus.val, config, passes=2, progress=parts.append)
+    assert parts[0] == 0 and 0.5 < max(parts) < 1
 
 
 def test_muon_moves_every_direction_alike():
