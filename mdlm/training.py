@@ -5,7 +5,7 @@ __all__ = ['CHECKPOINT_VERSION', 'AGAIN', 'pick_device', 'DeviceChoices', 'devic
            'warmup_cosine', 'orthogonalise', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up', 'training_step',
            'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint', 'check_parts',
            'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'save_run', 'read_state', 'restore_run',
-           'stop_button', 'read_losses', 'train', 'any_process', 'progress_facts', 'newest_checkpoint']
+           'stop_button', 'read_losses', 'train', 'any_process', 'show_part', 'progress_facts', 'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -564,7 +564,7 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             bar.update()
             bar.set_postfix(progress_facts(run), refresh=False)
             if run.step % config.eval_every == 0 or done:
-                validate(run, lambda part: bar.set_description(f"validating, {part:.0%}"))
+                validate(run, lambda part: show_part(bar, part))
                 bar.set_description()
             if save and rank == 0:
                 save_run(run)
@@ -582,6 +582,13 @@ def any_process(asked, device):
     votes = torch.tensor([float(asked)])
     add_up([votes], device)
     return votes.item() > 0
+
+
+def show_part(bar, part):
+    """Say on the bar which tenth of a validation has been reached."""
+    text = f"validating, {10 * math.floor(10 * part)}%: "
+    if bar.desc != text:
+        bar.set_description_str(text)
 
 
 def progress_facts(run):
