@@ -252,12 +252,13 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
     parts = [windows(tokens, np.tile(full, passes), L)] if len(full) else []
     if tail:
         parts.append(windows(tokens, np.full(passes, len(tokens) - tail), tail))
-    total = variance = 0.0
+    total = variance = n_done = 0.0
     for x in parts:
         k = spread_mask_counts(*x.shape, noise)
         nats = torch.zeros(len(x), dtype=torch.float64)
         for i, rows in enumerate(torch.arange(len(x)).split(config.batch_size)):
-            progress(i * config.batch_size / len(x))
+            progress(n_done / sum(map(len, parts)))
+            n_done += len(rows)
             if i % world != rank:  # as in a training step
                 torch.rand(len(rows), x.shape[1], generator=noise, dtype=torch.float64)
                 continue
@@ -271,6 +272,7 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
         exact = config.causal and not max_windows  # the twin's loss has no noise in it
         if len(nats) > 1 and not exact:
             variance += n_windows**2 * nats.diff().pow(2).mean().item() / 2 / len(nats)
+    progress(1.0)
     n_tokens = len(full) * L + tail
     return total / n_tokens, math.sqrt(variance) / n_tokens
 
@@ -548,7 +550,7 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
         restore_run(run)
     options = dict(total=config.steps, initial=run.step, unit="step", leave=False)
     with tqdm(**options, mininterval=0.5, disable=rank > 0) as bar, stop_button() as stopped:
-        stop = False
+        stop, look = False, functools.partial(show_part, bar)
         while run.step < config.steps and not stop:
             start = time.perf_counter()
             pending.append(
@@ -563,10 +565,13 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             run.seconds += time.perf_counter() - start
             bar.update()
             bar.set_postfix(progress_facts(run), refresh=False)
-            if run.step % config.eval_every == 0 or done:
-                validate(run, lambda part: show_part(bar, part))
-                bar.set_description()
+            if run.step % config.eval_every == 0 and not done:
+                validate(run, look)
             if save and rank == 0:
+                save_run(run)
+        if run.step == config.steps and (not run.history or run.history[-1]["step"] < run.step):
+            validate(run, look)  # all of the text, which may take minutes: the run is safe by now
+            if rank == 0:
                 save_run(run)
     if run.step < config.steps:
         raise UserError(
@@ -588,7 +593,7 @@ def show_part(bar, part):
     """Say on the bar which tenth of a validation has been reached."""
     text = f"validating, {10 * math.floor(10 * part)}%: "
     if bar.desc != text:
-        bar.set_description_str(text)
+        bar.set_description_str(text if part < 1 else "")
 
 
 def progress_facts(run):
