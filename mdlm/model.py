@@ -100,9 +100,8 @@ class Block(nn.Module):
         if c is None:
             x = x + self.dropout(self.attention(self.norm1(x), cos, sin))
             return x + self.dropout(self.feed_forward(self.norm2(x)))
-        scale1, shift1, scale2, shift2 = self.modulation(c)[:, None].chunk(
-            4, dim=-1
-        )  # (B, 1, C) each
+        changes = self.modulation(c)[:, None]  # (B, 1, 4 C)
+        scale1, shift1, scale2, shift2 = changes.chunk(4, dim=-1)  # (B, 1, C) each
         x = x + self.dropout(self.attention(self.norm1(x) * (1 + scale1) + shift1, cos, sin))
         return x + self.dropout(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
 
@@ -141,10 +140,9 @@ class DiffusionTransformer(nn.Module):
         """z_t: (B, L) token ids, masks among them. Returns (B, L, C).
 
         t: (B,), the noise level 1 - alpha_t, needed with time conditioning only."""
-        L = z_t.shape[1]
-        c = (
-            self.time_mlp(time_features(t, self.config.d_model)) if self.time_mlp else None
-        )  # (B, C)
+        L, c = z_t.shape[1], None
+        if self.time_mlp:
+            c = self.time_mlp(time_features(t, self.config.d_model))  # (B, C)
         x = self.embedding(z_t)  # (B, L, C)
         for block in self.blocks:
             inputs = x, self.cos[:L], self.sin[:L], c

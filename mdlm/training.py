@@ -111,11 +111,9 @@ def orthogonalise(g, iterations=5):
     """The matrix g (m, n) with its singular values moved close to 1 (Newton-Schulz iteration)."""
     x = g.mT if g.shape[0] > g.shape[1] else g
     x = x / (x.norm() + 1e-7)  # all singular values at most 1
-    for _ in range(iterations):
+    for _ in range(iterations):  # each singular value: s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5
         a = x @ x.mT
-        x = (
-            3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-        )  # s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return x.mT if g.shape[0] > g.shape[1] else x
 
 # %% ../train_model.ipynb #6fc88b12
