@@ -5,7 +5,7 @@ __all__ = ['CHECKPOINT_VERSION', 'AGAIN', 'pick_device', 'DeviceChoices', 'devic
            'warmup_cosine', 'orthogonalise', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up', 'training_step',
            'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint', 'check_parts',
            'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'save_run', 'read_state', 'restore_run',
-           'stop_button', 'read_losses', 'train', 'any_process', 'show_part', 'progress_facts', 'newest_checkpoint']
+           'stop_button', 'any_process', 'read_losses', 'show_part', 'progress_facts', 'train', 'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -518,6 +518,13 @@ def stop_button():
     finally:
         signal.signal(signal.SIGINT, usual)
 
+
+def any_process(asked, device):
+    """Whether this or another process has been asked to stop."""
+    votes = torch.tensor([float(asked)])
+    add_up([votes], device)
+    return votes.item() > 0
+
 # %% ../train_model.ipynb #19dde409
 def read_losses(run, pending):
     """Move the last steps' losses to `run.losses`. Raises UserError if one is not a number."""
@@ -528,6 +535,23 @@ def read_losses(run, pending):
             f"the loss is not a number any more at step {run.step}: try a smaller muon_lr and "
             f"adamw_lr; the last good state is in {run.resume_path}"
         )
+
+
+def show_part(bar, part):
+    """Say on the bar which tenth of a validation has been reached."""
+    text = f"validating, {10 * math.floor(10 * part)}%: "
+    if bar.desc != text:
+        bar.set_description_str(text if part < 1 else "")
+
+
+def progress_facts(run):
+    """What stands at the end of the progress bar."""
+    tokens = run.step * run.config.batch_size * run.config.context
+    return {
+        "loss": f"{np.mean(run.losses[-100:]):.3f}" if run.losses else "-",
+        "validation bits/byte": f"{run.history[-1]['bpb']:.3f}" if run.history else "-",
+        "tokens/s": f"{tokens / run.seconds:,.0f}",
+    }
 
 # %% ../train_model.ipynb #3aa44ad5
 def train(config, corpus, folder="checkpoints", device=None, resume=True):
@@ -578,30 +602,6 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
     run.ema.swap()
     run.model.eval()
     return run
-
-
-def any_process(asked, device):
-    """Whether this or another process has been asked to stop."""
-    votes = torch.tensor([float(asked)])
-    add_up([votes], device)
-    return votes.item() > 0
-
-
-def show_part(bar, part):
-    """Say on the bar which tenth of a validation has been reached."""
-    text = f"validating, {10 * math.floor(10 * part)}%: "
-    if bar.desc != text:
-        bar.set_description_str(text if part < 1 else "")
-
-
-def progress_facts(run):
-    """What stands at the end of the progress bar."""
-    tokens = run.step * run.config.batch_size * run.config.context
-    return {
-        "loss": f"{np.mean(run.losses[-100:]):.3f}" if run.losses else "-",
-        "validation bits/byte": f"{run.history[-1]['bpb']:.3f}" if run.history else "-",
-        "tokens/s": f"{tokens / run.seconds:,.0f}",
-    }
 
 # %% ../train_model.ipynb #cb027911
 def newest_checkpoint(folder="checkpoints", twin=False):
