@@ -540,7 +540,7 @@ def read_losses(run, pending):
 def show_part(bar, part):
     """Say on the bar which tenth of a validation has been reached."""
     text = f"validating, {10 * math.floor(10 * part)}%: "
-    if bar.desc != text:
+    if not bar.disable and bar.desc != text:
         bar.set_description_str(text if part < 1 else "")
 
 
