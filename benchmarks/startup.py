@@ -26,11 +26,12 @@ import os, time
 import sample_visual
 import pygame
 from visual import window
+from visual.recording import MASKED
 receive, written = window.receive, []
 
 def watch(worker, record, state):
     record, state = receive(worker, record, state)
-    written[:] = [bool((record.lanes[0].states[-1] != sample_visual.MASKED).any())]
+    written[:] = [bool((record.lanes[0].states[-1] != MASKED).any())]
     return record, state
 
 class Window(pygame.Window):

@@ -132,7 +132,7 @@ def made_up(pieces, n_steps=8, seed=0):
     )
 
 
-# -- 1. the record
+# -- recording
 
 
 @given(st.text(), st.lists(st.integers(0, 50)))
@@ -250,7 +250,7 @@ def test_tokens_that_are_taken_back(model, tokenizer):
     assert token_look(run, i, 30, "text", THEMES["dark"]).text in (None, "\ufffd")
 
 
-# -- 2. layout
+# -- typesetting, items, page
 
 ODD_PIECES = st.one_of(
     st.sampled_from(
@@ -423,7 +423,7 @@ def test_tokens_show_what_happened(record):
     assert token_look(record, i, at - 1, "belief", theme).text == shown_name(first_choice)
 
 
-# -- 4. controls
+# -- controls
 
 
 def press(state, items, record, *events):
@@ -614,7 +614,7 @@ def test_playing_comes_to_an_end_and_starts_again(record):
     assert again.playing and again.at == 0
 
 
-# -- 5. the worker and the window
+# -- worker, window
 
 
 def quit_after(seconds):
@@ -689,7 +689,7 @@ def test_a_recording_plays_without_a_model(window, record):
     assert "recording" in state.message
 
 
-# -- 3 and 6. frames and files
+# -- drawing, files, terminal
 
 
 @pytest.mark.parametrize("theme", list(THEMES))
@@ -771,7 +771,7 @@ def test_the_terminal(record, monkeypatch):
     assert "\x1b[38" not in out.getvalue()
 
 
-# -- 7. the command line
+# -- the command line
 
 
 def test_save_and_replay(checkpoint, tmp_path, capsys):
