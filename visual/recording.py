@@ -27,7 +27,7 @@ from mdlm.sampling import (
     start_from,
     template,
 )
-from mdlm.training import autocast
+from mdlm.training import DAMAGE, autocast
 from mdlm.twin import sample_twin
 
 SAMPLERS = {  # all are called alike and return a Trajectory
@@ -405,14 +405,7 @@ def load_record(path):
         return record
     except FileNotFoundError:
         raise UserError(f"{path}: no such recording") from None
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    except DAMAGE as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: not a recording, or a damaged one ({line})") from None
 
