@@ -1,21 +1,26 @@
 """What makes the model learn fast: runs with the same budget of time, one thing changed in each.
 
-    python benchmarks/quality.py                         all of them, 4 minutes each
-    python benchmarks/quality.py --minutes 10 default adamw
+    python benchmarks/quality.py --time             how long a step of each takes here
+    python benchmarks/quality.py                    train each as long as 2,000 steps of the base
+    python benchmarks/quality.py --steps 500 base adamw
     python benchmarks/quality.py --list
 
-A run's steps are chosen so that they take the budget (compiling and looking at the validation text
-not counted), and its learning rate falls over just these steps. Results are added to quality.json;
-the table of all of them is printed and written to quality.md. Nothing else should run meanwhile.
+The base is the CPU preset with the learning rate that did best. The budget is the time of so many
+of its steps: a run whose step takes twice as long gets
+half of them, and its learning rate falls over just these. What a run learns depends on its steps,
+not on the machine: so times are those of the machine of `--time`, a 2-core CPU, say, and training
+may go on on another one, such as a GPU, `--jobs` runs beside each other. All results are kept in
+quality.json; the table of them is printed and written to quality.md.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -50,6 +55,18 @@ def use_adamw():
 
     training.make_optimizers = make_optimizers
     return dict(muon_lr=2e-3)
+
+
+def muon_in_parts():
+    """Muon for queries, keys and values apart, and for gate and up."""
+    usual = training.orthogonalise
+
+    def orthogonalise(g, iterations=5):
+        rows, columns = g.shape[-2:]
+        n = 3 if rows == 3 * columns else 2 if rows > columns else 1
+        return torch.cat([usual(part, iterations) for part in g.chunk(n, dim=-2)], -2) / n**0.5
+
+    training.orthogonalise = orthogonalise
 
 
 def train_on_t():
@@ -134,16 +151,20 @@ def convolution():
     model.Attention = AttentionAfterConvolution
 
 
+BASE = dict(muon_lr=0.0025)
 VARIANTS = {  # name: settings, or a function that changes the package and may return settings
-    "default": {},
+    "base": {},
     "adamw": use_adamw,
+    "muon-in-parts": muon_in_parts,
     "no-qk-norm": no_qk_norm,
     "rope-10000": usual_rope,
     "loss-of-t": train_on_t,
     "few-masks-first": few_masks_first,
     "convolution": convolution,
+    "muon-lr-0.00125": dict(muon_lr=0.00125),
+    "muon-lr-0.005": dict(muon_lr=0.005),
     "muon-lr-0.01": dict(muon_lr=0.01),
-    "muon-lr-0.04": dict(muon_lr=0.04),
+    "muon-lr-0.02": dict(muon_lr=0.02),
     "adamw-lr-6e-3": dict(adamw_lr=6e-3),
     "batch-16": dict(batch_size=16),
     "context-256": dict(context=256, batch_size=16),
@@ -158,68 +179,109 @@ VARIANTS = {  # name: settings, or a function that changes the package and may r
 PLAN = {}  # the steps of the run under way, for few_masks_first
 
 
-def seconds_a_step(config, corpus, folder):
-    """Median time of a step, once everything is compiled."""
-    run, times = training.Run(config, corpus, folder), []
-    for step in range(20):
+def settings_of(name):
+    """Change the package as the variant NAME says. Returns its settings."""
+    change = VARIANTS[name]
+    return BASE | (change if isinstance(change, dict) else change() or {})
+
+
+def time_step(name):
+    """Median seconds of a step, once everything is compiled."""
+    config, times = Config(**settings_of(name)), []
+    PLAN["steps"] = config.steps
+    corpus = prepare_corpus(config)
+    run = training.Run(config, corpus)
+    for step in range(14):
         start = time.perf_counter()
         training.training_step(run.model, run.optimizers, run.scaler, corpus, config, step).item()
         run.ema.update()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[5:])
+    return statistics.median(times[4:])
 
 
-def measure(name, minutes):
-    """One run. Returns its row of the table."""
-    change = VARIANTS[name]
-    settings = change if isinstance(change, dict) else change() or {}
-    config = Config(**settings, eval_every=10**8, save_every=10**8)
-    corpus = prepare_corpus(config)
+def train_for(name, steps):
+    """One run of so many steps. Returns what came out of it."""
+    settings = settings_of(name)
+    plan = dict(steps=steps, warmup=min(100, steps // 4), eval_every=10**8, save_every=10**8)
+    config = Config(**settings, **plan)
+    PLAN["steps"] = steps
     with tempfile.TemporaryDirectory() as folder:
-        PLAN["steps"] = config.steps
-        step = seconds_a_step(config, corpus, folder)
-        steps = max(1, round(60 * minutes / step))
-        config = Config(**{**asdict(config), "steps": steps, "warmup": min(100, steps // 4)})
-        PLAN["steps"] = steps
-        run = training.train(config, corpus, folder)
-    last = run.history[-1]
+        run = training.train(config, prepare_corpus(config), folder)
+    last, change = run.history[-1], VARIANTS[name]
     return dict(
-        name=name,
-        minutes=minutes,
         what="" if isinstance(change, dict) else change.__doc__.split("\n")[0],
         settings=settings,
         parameters=sum(p.numel() for p in run.model.parameters()),
         steps=steps,
-        tokens=last["tokens"],
-        seconds_a_step=step,
-        bpb=last["bpb"],
-        error=last["error"],
+        **{key: last[key] for key in ("tokens", "bpb", "error")},
     )
 
 
-def table(rows):
-    """Rows as Markdown, the best first."""
-    lines = ["| run | changed | parameters | tokens | bits per byte |", "|---|---|---:|---:|---:|"]
-    for row in sorted(rows, key=lambda row: (row["minutes"], row["bpb"])):
-        changed = row["what"] or ", ".join(f"{k} {v}" for k, v in row["settings"].items())
+def in_a_process(function, *arguments):
+    """Call one of the two above in a process of its own: its changes must not reach the others."""
+    command = [sys.executable, __file__, "--call", json.dumps([function.__name__, *arguments])]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise UserError(f"{arguments[0]}: " + " ".join(done.stderr.split())[-300:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(results):
+    """Results as Markdown, the best first."""
+    lines = [
+        "| run | changed | parameters | a step takes | steps | tokens | bits per byte |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    seconds, rows = results["seconds"], results["runs"].values()
+    for row in sorted(rows, key=lambda row: (row["budget"], row["bpb"])):
+        changed = row["what"] or ", ".join(
+            f"{k} {v}" for k, v in row["settings"].items() if BASE.get(k) != v
+        )
         lines.append(
-            f"| `{row['name']}`, {row['minutes']:g} min | {changed or 'nothing'} "
-            f"| {row['parameters'] / 1e6:.1f}M | {row['tokens'] / 1e6:.1f}M "
-            f"| {row['bpb']:.3f} ± {row['error']:.3f} |"
+            f"| `{row['name']}` | {changed or 'nothing'} | {row['parameters'] / 1e6:.1f}M "
+            f"| {seconds[row['name']] / seconds['base']:.2f} x | {row['steps']:,} "
+            f"| {row['tokens'] / 1e6:.1f}M | {row['bpb']:.3f} ± {row['error']:.3f} |"
         )
     return "\n".join(lines)
 
 
-def report(rows):
-    """Print the table of all rows, and write it to quality.md."""
+def keep(results):
+    """Write quality.json, and the table of all runs to quality.md."""
+    write_atomically(RESULTS, json.dumps(results, indent=1).encode())
     head = (
         "# What makes the model learn fast\n\n"
-        "Bits per byte of all of the validation text (a bound, with its standard error) after so "
-        "many minutes of training on a 2-core CPU. Each row changes one thing of the CPU preset. "
-        "The row `NAME, N min` is made by\n\n    python benchmarks/quality.py --minutes N NAME\n\n"
+        "Bits per byte of all of the validation text (a bound, with its standard error). Each row "
+        "changes one thing of the CPU\npreset, and trains for the time that so many steps of the "
+        "default take on a 2-core CPU (`a step takes`: as long as one of\nthe default, times "
+        "this). A row is made by\n\n"
+        "    python benchmarks/quality.py --time RUN base\n"
+        "    python benchmarks/quality.py --steps STEPS RUN\n\n"
+        "where STEPS are those of the row `base` above or below it.\n\n"
     )
-    write_atomically(RESULTS.with_suffix(".md"), (head + table(rows) + "\n").encode("utf-8"))
-    print(table(rows))
+    write_atomically(RESULTS.with_suffix(".md"), (head + table(results) + "\n").encode("utf-8"))
+
+
+def run_all(names, arguments, results):
+    """Time, or train, every run named; what each gives is kept at once."""
+    seconds = results["seconds"]
+    if arguments.time:
+        for name in tqdm(names, unit="run"):
+            seconds[name] = in_a_process(time_step, name)
+            keep(results)
+        return
+
+    def steps_of(name):
+        return max(1, round(arguments.steps * seconds["base"] / seconds[name]))
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        waiting = {
+            pool.submit(in_a_process, train_for, name, steps_of(name)): name for name in names
+        }
+        for future in tqdm(as_completed(waiting), total=len(names), unit="run"):
+            name = waiting[future]
+            row = dict(name=name, budget=arguments.steps) | future.result()
+            results["runs"][f"{name}, {arguments.steps}"] = row
+            keep(results)
 
 
 def main(argv=None):
@@ -228,36 +290,37 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="RUN", help="(default: all; see --list)")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of each (default: 4)")
+    parser.add_argument("--time", action="store_true", help="time a step of each, training none")
+    parser.add_argument("--steps", type=int, default=2000, help="of the base (default: 2000)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--list", action="store_true", help="name the runs and stop")
+    parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.list:
         print("\n".join(VARIANTS))
         return 0
-    unknown = [name for name in arguments.names if name not in VARIANTS]
-    if unknown or not arguments.minutes > 0:
-        print(
-            f"quality.py: no run is called {unknown[0]}; see --list"
-            if unknown
-            else "quality.py: --minutes must be above 0",
-            file=sys.stderr,
-        )
-        return 2
-    names = arguments.names or list(VARIANTS)
-    if len(names) > 1:  # a process each: a change of the package must not reach the next run
-        import subprocess
-
-        command = [sys.executable, __file__, "--minutes", str(arguments.minutes)]
-        for name in tqdm(names, unit="run"):
-            subprocess.run([*command, name], check=True, stdout=subprocess.DEVNULL)
-        report(json.loads(RESULTS.read_text(encoding="utf-8")))
+    if arguments.call:
+        name, *rest = json.loads(arguments.call)
+        print(json.dumps({"time_step": time_step, "train_for": train_for}[name](*rest)))
         return 0
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    row = measure(names[0], arguments.minutes)
-    same = (row["name"], row["minutes"])
-    rows = [r for r in rows if (r["name"], r["minutes"]) != same] + [row]
-    write_atomically(RESULTS, json.dumps(rows, indent=1).encode())
-    report(rows)
+    results = {"seconds": {}, "runs": {}}
+    if RESULTS.exists():
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    names = arguments.names or list(VARIANTS)
+    try:
+        for name in names:
+            if name not in VARIANTS:
+                raise UserError(f"no run is called {name}; see --list")
+            if not arguments.time and not {name, "base"} <= results["seconds"].keys():
+                raise UserError(f"how long does it take? First: --time {name} base")
+        if not (arguments.steps > 0 and arguments.jobs > 0):
+            raise UserError("--steps and --jobs must be above 0")
+        run_all(names, arguments, results)
+    except UserError as error:
+        print(f"quality.py: {error}", file=sys.stderr)
+        return 2
+    if results["runs"]:
+        print(table(results))
     return 0
 
 

@@ -1,12 +1,14 @@
 """Time a training step: its parts, two plain ways of writing it, and the limit.
 
-    python benchmarks/training.py                     three sizes; a table, and training.json
+    python benchmarks/training.py                     a table, and training.json
     python benchmarks/training.py --sizes small --rounds 3
 
 All contestants take turns in one process, and the figures are medians. "Full head" runs the output
 layer and the cross-entropy at every position in float32, as one would write it first. "Encoder" is
 PyTorch's own nn.TransformerEncoder of the same widths, trained with AdamW, output layer everywhere.
 The limit is what the matrix products of our step take by themselves, at the same shapes and dtype.
+MFU (model FLOP utilisation) is the arithmetic that the model asks for, Muon's not counted, over
+what one large product does in the same time.
 """
 
 import argparse
@@ -25,16 +27,25 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bpe_tokenizer import BPETokenizer, UserError, write_atomically  # noqa: E402
-from mdlm.config import Config  # noqa: E402
+from mdlm.config import PRESETS, Config  # noqa: E402
 from mdlm.corpus import Corpus, windows  # noqa: E402
 from mdlm.diffusion import nelbo, spread_mask_counts  # noqa: E402
-from mdlm.training import Run, autocast, device_choices, orthogonalise, training_step  # noqa: E402
+from mdlm.training import (  # noqa: E402
+    Run,
+    autocast,
+    device_choices,
+    in_stacks,
+    orthogonalise,
+    training_step,
+)
 
 SIZES = {
     "small": dict(n_layers=4, d_model=128, n_heads=2),
     "cpu preset": {},
     "large": dict(n_layers=8, d_model=384, n_heads=6, batch_size=16),
 }
+if torch.cuda.is_available():
+    SIZES["cuda preset"] = PRESETS["cuda"]
 
 
 def milliseconds(function):
@@ -143,10 +154,27 @@ def product_functions(run):
 
     @torch.no_grad()
     def muon():
-        for p in run.optimizers[0].param_groups[0]["params"]:
-            orthogonalise(p.to(dtype))
+        for params in in_stacks(run.optimizers[0].param_groups[0]["params"]):
+            orthogonalise(torch.stack(params).to(dtype))
 
     return step, muon
+
+
+def model_flops(run):
+    """Floating-point operations of one step, forward and backward: what the model asks for."""
+    config = run.config
+    tokens, C = config.batch_size * config.context, config.d_model
+    blocks = sum(p.numel() for p in run.model.blocks.parameters() if p.dim() == 2)
+    head = (config.vocab_size - 1) * C / 2  # half of the places are masked, on average
+    attention = 2 * config.n_layers * config.context * C  # scores, and what they weigh
+    return 6 * tokens * (blocks + head + attention)
+
+
+def flops_per_second(device):
+    """Of one large matrix product, in the dtype that suits the device."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device).to(device_choices(device).dtype) for _ in "ab")
+    return 2 * n**3 / (min(milliseconds(lambda: a @ b) for _ in range(10)) / 1000)
 
 
 def measure(name, rounds):
@@ -190,6 +218,7 @@ def measure(name, rounds):
         "size": name,
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "tokens_per_s": 1000 * x.numel() / ms["step"],
+        "mfu": model_flops(run) / (ms["step"] / 1000) / flops_per_second(device),
         "first_step_ms": first["step"],  # with the time to compile
         "limit_ms": ms["products"] + ms["products of Muon"],
         "ms": ms,
@@ -205,6 +234,7 @@ def table(rows):
         "step",
         "limit",
         "of the limit",
+        "MFU",
         "full head",
         "encoder",
     ]
@@ -215,7 +245,13 @@ def table(rows):
             f"{r['ms'][k]:.0f} ms ({r['ms'][k] / step:.2f} x)" for k in ("full head", "encoder")
         ]
         row = [r["size"], f"{r['parameters'] / 1e6:.1f}M", f"{r['tokens_per_s']:,.0f}"]
-        row += [f"{step:.0f} ms", f"{limit:.0f} ms", f"{limit / step:.0%}", *others]
+        row += [
+            f"{step:.0f} ms",
+            f"{limit:.0f} ms",
+            f"{limit / step:.0%}",
+            f"{r['mfu']:.0%}",
+            *others,
+        ]
         lines.append(row)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

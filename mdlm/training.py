@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_VERSION', 'DAMAGE', 'AGAIN', 'pick_device', 'DeviceChoices', 'device_choices', 'autocast', 'to_device',
-           'warmup_cosine', 'orthogonalise', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up', 'training_step',
-           'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint', 'check_parts',
-           'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'save_run', 'read_state', 'restore_run',
-           'stop_button', 'any_process', 'read_losses', 'show_part', 'progress_facts', 'train', 'newest_checkpoint']
+           'warmup_cosine', 'orthogonalise', 'in_stacks', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up',
+           'training_step', 'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint',
+           'check_parts', 'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'save_run', 'read_state',
+           'restore_run', 'stop_button', 'any_process', 'read_losses', 'show_part', 'progress_facts', 'train',
+           'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -108,15 +109,25 @@ def warmup_cosine(step, config):
 
 # %% ../train_model.ipynb #44be0797
 def orthogonalise(g, iterations=5):
-    """The matrix g (m, n) with its singular values moved close to 1 (Newton-Schulz iteration)."""
-    x = g.mT if g.shape[0] > g.shape[1] else g
-    x = x / (x.norm() + 1e-7)  # all singular values at most 1
+    """Matrices g (..., m, n) with singular values moved close to 1 (Newton-Schulz iteration)."""
+    x = g.mT if g.shape[-2] > g.shape[-1] else g
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # all singular values at most 1
     for _ in range(iterations):  # each singular value: s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.mT if g.shape[0] > g.shape[1] else x
+    return x.mT if g.shape[-2] > g.shape[-1] else x
 
 # %% ../train_model.ipynb #6fc88b12
+def in_stacks(matrices):
+    """A list of matrices as lists of those done at once: on a GPU, all that have the same shape."""
+    if not matrices[0].is_cuda:
+        return [[p] for p in matrices]  # a CPU's cache holds one better than all
+    stacks = {}
+    for p in matrices:
+        stacks.setdefault(p.shape, []).append(p)
+    return list(stacks.values())
+
+
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for matrices, with decoupled weight decay."""
 
@@ -127,16 +138,20 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         """Move every matrix by a step of the same size in every direction."""
         for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                if "average" not in state:
-                    state["average"] = torch.zeros_like(p.grad)
-                average = state["average"].lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(average, group["momentum"])  # look ahead, as Nesterov does
-                low = device_choices(p.device).dtype == torch.bfloat16
-                update = orthogonalise(g.bfloat16() if low else g).to(p.dtype)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+            for params in in_stacks(group["params"]):
+                g = torch.stack([self.look_ahead(p, group["momentum"]) for p in params])
+                low = device_choices(g.device).dtype == torch.bfloat16
+                updates = orthogonalise(g.bfloat16() if low else g).to(g.dtype)
+                for p, update in zip(params, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+
+    def look_ahead(self, p, momentum):
+        """The average of p's gradients, and from there once more along the gradient (Nesterov)."""
+        if p not in self.state:
+            self.state[p]["average"] = torch.zeros_like(p.grad)
+        average = self.state[p]["average"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(average, momentum)
 
 # %% ../train_model.ipynb #51fd1290
 def make_optimizers(model, config):
