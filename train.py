@@ -153,6 +153,12 @@ def finish(run, arguments):
         f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation",
         f"{bound}{last['bpb']:.3f} ± {last['error']:.3f} bits per byte",
     )
+    best = min(run.history, key=lambda row: row["bpb"])
+    if last["bpb"] > best["bpb"] + 0.05:  # more than the looks at a part of the text may be off
+        print(
+            f"After {best['step']:,} steps it was {best['bpb']:.3f}: since then it has learned the "
+            f"training text by heart. Try --steps {best['step']}, or more dropout."
+        )
     if arguments.ship:
         bpb, error = ship(run, arguments.ship)
         print(f"{arguments.ship}: in bfloat16 {bpb:.3f} ± {error:.3f} bits per byte")

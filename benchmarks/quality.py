@@ -232,14 +232,14 @@ def table(results):
         "| run | changed | parameters | a step takes | steps | tokens | bits per byte |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    seconds, rows = results["seconds"], results["runs"].values()
+    rows = results["runs"].values()
     for row in sorted(rows, key=lambda row: (row["budget"], row["bpb"])):
         changed = row["what"] or ", ".join(
             f"{k} {v}" for k, v in row["settings"].items() if BASE.get(k) != v
         )
         lines.append(
             f"| `{row['name']}` | {changed or 'nothing'} | {row['parameters'] / 1e6:.1f}M "
-            f"| {seconds[row['name']] / seconds['base']:.2f} x | {row['steps']:,} "
+            f"| {row['budget'] / row['steps']:.2f} x | {row['steps']:,} "
             f"| {row['tokens'] / 1e6:.1f}M | {row['bpb']:.3f} ± {row['error']:.3f} |"
         )
     return "\n".join(lines)
@@ -251,27 +251,34 @@ def keep(results):
     head = (
         "# What makes the model learn fast\n\n"
         "Bits per byte of all of the validation text (a bound, with its standard error). Each row "
-        "changes one thing of the CPU\npreset, and trains for the time that so many steps of the "
-        "default take on a 2-core CPU (`a step takes`: as long as one of\nthe default, times "
-        "this). A row is made by\n\n"
-        "    python benchmarks/quality.py --time RUN base\n"
+        "changes one thing of the base:\nthe CPU preset with `muon_lr` "
+        f"{BASE['muon_lr']}. It trains for the time that the base's steps take on a 2-core CPU,\n"
+        "so it gets fewer where a step takes longer. A row is made by\n\n"
+        "    python benchmarks/quality.py --time base RUN\n"
         "    python benchmarks/quality.py --steps STEPS RUN\n\n"
-        "where STEPS are those of the row `base` above or below it.\n\n"
+        "with the STEPS of the row `base` of its group.\n\n"
     )
     write_atomically(RESULTS.with_suffix(".md"), (head + table(results) + "\n").encode("utf-8"))
 
 
+def step_takes(name, results):
+    """Seconds a step of that run, on the CPU that was timed. A learning rate costs nothing."""
+    change = VARIANTS[name]
+    rate = isinstance(change, dict) and change.keys() <= {"muon_lr", "adamw_lr"}
+    return results["seconds"].get("base" if rate else name)
+
+
 def run_all(names, arguments, results):
     """Time, or train, every run named; what each gives is kept at once."""
-    seconds = results["seconds"]
     if arguments.time:
         for name in tqdm(names, unit="run"):
-            seconds[name] = in_a_process(time_step, name)
+            results["seconds"][name] = in_a_process(time_step, name)
             keep(results)
         return
 
     def steps_of(name):
-        return max(1, round(arguments.steps * seconds["base"] / seconds[name]))
+        ratio = step_takes(name, results) / step_takes("base", results)
+        return max(1, round(arguments.steps / ratio))
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         waiting = {
@@ -311,7 +318,7 @@ def main(argv=None):
         for name in names:
             if name not in VARIANTS:
                 raise UserError(f"no run is called {name}; see --list")
-            if not arguments.time and not {name, "base"} <= results["seconds"].keys():
+            if not (arguments.time or (step_takes("base", results) and step_takes(name, results))):
                 raise UserError(f"how long does it take? First: --time {name} base")
         if not (arguments.steps > 0 and arguments.jobs > 0):
             raise UserError("--steps and --jobs must be above 0")

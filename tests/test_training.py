@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -379,6 +380,16 @@ def test_every_preset_trains_at_reduced_size(preset, tmp_path):
     assert facts["steps"] == 12 and facts["bpb"] == pytest.approx(facts["history"][-1]["bpb"], 0.02)
     full = next(path for path in tmp_path.glob("*.safetensors") if path != shipped)
     assert shipped.stat().st_size < 0.8 * full.stat().st_size  # two bytes a weight, not four
+
+
+def test_a_run_that_has_learned_by_heart_says_when_it_was_best(capsys):
+    for end, told in ((1.52, False), (1.8, True)):
+        rows = [(100, 1.7), (200, 1.5), (300, end)]
+        history = [dict(step=step, bpb=bpb, error=0.01) for step, bpb in rows]
+        config = Config(**TINY)
+        run = SimpleNamespace(path="x", step=300, seconds=60.0, history=history, config=config)
+        command_line.finish(run, SimpleNamespace(ship=None))
+        assert ("--steps 200" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize(
