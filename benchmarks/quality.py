@@ -15,12 +15,13 @@ quality.json; the table of them is printed and written to quality.md.
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -217,15 +218,6 @@ def train_for(name, steps):
     )
 
 
-def in_a_process(function, *arguments):
-    """Call one of the two above in a process of its own: its changes must not reach the others."""
-    command = [sys.executable, __file__, "--call", json.dumps([function.__name__, *arguments])]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        raise UserError(f"{arguments[0]}: " + " ".join(done.stderr.split())[-300:])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def table(results):
     """Results as Markdown, the best first."""
     lines = [
@@ -270,24 +262,25 @@ def step_takes(name, results):
 
 def run_all(names, arguments, results):
     """Time, or train, every run named; what each gives is kept at once."""
-    if arguments.time:
-        for name in tqdm(names, unit="run"):
-            results["seconds"][name] = in_a_process(time_step, name)
-            keep(results)
-        return
-
-    def steps_of(name):
-        ratio = step_takes(name, results) / step_takes("base", results)
-        return max(1, round(arguments.steps / ratio))
-
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        waiting = {
-            pool.submit(in_a_process, train_for, name, steps_of(name)): name for name in names
-        }
+    jobs, spawn = 1 if arguments.time else arguments.jobs, multiprocessing.get_context("spawn")
+    os.environ["TQDM_DISABLE"] = "1"  # the runs' own bars would overwrite ours
+    # a process for each run: what one changes in the package must not reach the others
+    with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+        waiting = {}
+        for name in names:
+            if arguments.time:
+                waiting[pool.submit(time_step, name)] = name
+            else:
+                ratio = step_takes(name, results) / step_takes("base", results)
+                steps = max(1, round(arguments.steps / ratio))
+                waiting[pool.submit(train_for, name, steps)] = name
         for future in tqdm(as_completed(waiting), total=len(names), unit="run"):
             name = waiting[future]
-            row = dict(name=name, budget=arguments.steps) | future.result()
-            results["runs"][f"{name}, {arguments.steps}"] = row
+            if arguments.time:
+                results["seconds"][name] = future.result()
+            else:
+                row = dict(name=name, budget=arguments.steps) | future.result()
+                results["runs"][f"{name}, {arguments.steps}"] = row
             keep(results)
 
 
@@ -301,14 +294,9 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=2000, help="of the base (default: 2000)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--list", action="store_true", help="name the runs and stop")
-    parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.list:
         print("\n".join(VARIANTS))
-        return 0
-    if arguments.call:
-        name, *rest = json.loads(arguments.call)
-        print(json.dumps({"time_step": time_step, "train_for": train_for}[name](*rest)))
         return 0
     results = {"seconds": {}, "runs": {}}
     if RESULTS.exists():
