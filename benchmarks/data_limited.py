@@ -12,11 +12,8 @@ learning rate fall by then. Writes data_limited.json and img/data-limited.png.
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import matplotlib
@@ -24,10 +21,11 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from apart import run_apart  # noqa: E402
 
 from bpe_tokenizer import BPETokenizer, write_atomically  # noqa: E402
 from mdlm.config import Config  # noqa: E402
@@ -45,9 +43,8 @@ def prepare():
     return tokenize(train_text, val_text, BPETokenizer.train(train_text, SIZE["vocab_size"]))
 
 
-def run_once(causal, steps, seed):
+def run_once(corpus, causal, steps, seed):
     """One run. Returns its curve: a dict of lists."""
-    corpus = prepare()
     config = Config(
         **SIZE,
         causal=causal,
@@ -101,16 +98,13 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=5000, help="of diffusion (default: 5000)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     arguments = parser.parse_args(argv)
+    corpus, curves = prepare(), []
     twins = [max(4, arguments.steps // part) for part in (16, 8, 3)]  # it overfits sooner
     runs = [(False, arguments.steps, seed) for seed in arguments.seeds]  # the long ones first
     runs += [(True, steps, seed) for seed in arguments.seeds for steps in twins]
-    curves, spawn = [], multiprocessing.get_context("spawn")
-    os.environ["TQDM_DISABLE"] = "1"  # the runs' own bars would overwrite ours
-    with ProcessPoolExecutor(arguments.jobs, spawn, max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(run_once, *run) for run in runs]
-        for done in tqdm(as_completed(waiting), total=len(runs), unit="run"):
-            curves.append(done.result())
-            write_atomically(RESULTS, json.dumps(curves, indent=1).encode())
+    for _, curve in run_apart([(run_once, corpus, *run) for run in runs], arguments.jobs):
+        curves.append(curve)
+        write_atomically(RESULTS, json.dumps(curves, indent=1).encode())
     for seed in arguments.seeds:
         for causal, name in ((True, "twin"), (False, "diffusion")):
             bpb, epochs = best(curves, causal, seed)

@@ -6,30 +6,28 @@
     python benchmarks/quality.py --list
 
 The base is the CPU preset with the learning rate that did best. The budget is the time of so many
-of its steps: a run whose step takes twice as long gets
-half of them, and its learning rate falls over just these. What a run learns depends on its steps,
-not on the machine: so times are those of the machine of `--time`, a 2-core CPU, say, and training
-may go on on another one, such as a GPU, `--jobs` runs beside each other. All results are kept in
-quality.json; the table of them is printed and written to quality.md.
+of its steps: a run whose step takes twice as long gets half of them, and its learning rate falls
+over just these. What a run learns depends on its steps, not on the machine: so times are those of
+the machine of `--time`, a 2-core CPU, say, and training may go on on another one, such as a GPU,
+`--jobs` runs beside each other. All results are kept in quality.json; the table of them is printed
+and written to quality.md.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from apart import run_apart  # noqa: E402
 
 from bpe_tokenizer import UserError, write_atomically  # noqa: E402
 from mdlm import diffusion, model, training  # noqa: E402
@@ -239,7 +237,7 @@ def table(results):
 
 def keep(results):
     """Write quality.json, and the table of all runs to quality.md."""
-    write_atomically(RESULTS, json.dumps(results, indent=1).encode())
+    write_atomically(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
     head = (
         "# What makes the model learn fast\n\n"
         "Bits per byte of all of the validation text (a bound, with its standard error). Each row "
@@ -262,26 +260,21 @@ def step_takes(name, results):
 
 def run_all(names, arguments, results):
     """Time, or train, every run named; what each gives is kept at once."""
-    jobs, spawn = 1 if arguments.time else arguments.jobs, multiprocessing.get_context("spawn")
-    os.environ["TQDM_DISABLE"] = "1"  # the runs' own bars would overwrite ours
-    # a process for each run: what one changes in the package must not reach the others
-    with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
-        waiting = {}
-        for name in names:
-            if arguments.time:
-                waiting[pool.submit(time_step, name)] = name
-            else:
-                ratio = step_takes(name, results) / step_takes("base", results)
-                steps = max(1, round(arguments.steps / ratio))
-                waiting[pool.submit(train_for, name, steps)] = name
-        for future in tqdm(as_completed(waiting), total=len(names), unit="run"):
-            name = waiting[future]
-            if arguments.time:
-                results["seconds"][name] = future.result()
-            else:
-                row = dict(name=name, budget=arguments.steps) | future.result()
-                results["runs"][f"{name}, {arguments.steps}"] = row
+    if arguments.time:
+        for (_, name), seconds in run_apart([(time_step, name) for name in names]):
+            results["seconds"][name] = seconds
             keep(results)
+        return
+
+    def steps_of(name):
+        ratio = step_takes(name, results) / step_takes("base", results)
+        return max(1, round(arguments.steps / ratio))
+
+    calls = [(train_for, name, steps_of(name)) for name in names]
+    for (_, name, _), result in run_apart(calls, arguments.jobs):
+        row = dict(name=name, budget=arguments.steps) | result
+        results["runs"][f"{name}, {arguments.steps}"] = row
+        keep(results)
 
 
 def main(argv=None):

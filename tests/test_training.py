@@ -79,9 +79,9 @@ NOISE = 1e-3 if torch.cuda.is_available() else 0.0
 
 
 def assert_equal_runs(one, other):
-    assert one[0] == other[0] and one[1] == pytest.approx(other[1], rel=NOISE)
+    assert one[0] == other[0] and one[1] == pytest.approx(other[1], rel=NOISE, abs=NOISE)
     for row, same in zip(one[2], other[2], strict=True):
-        assert row == pytest.approx(same, rel=NOISE)
+        assert row == pytest.approx(same, rel=NOISE, abs=NOISE)
     for weights, same in zip(one[3], other[3], strict=True):
         assert torch.allclose(weights, same, rtol=NOISE, atol=10 * NOISE)
 
@@ -173,7 +173,7 @@ def test_broken_off_while_validating_at_the_end_no_step_is_lost(corpus, tmp_path
     monkeypatch.setattr(mdlm.training, "training_step", None)  # nothing to train is left
     again = train(config, corpus, tmp_path)
     bounds = [[h["bpb"] for h in run.history] for run in (again, whole)]
-    assert bounds[0] == pytest.approx(bounds[1], rel=NOISE)
+    assert bounds[0] == pytest.approx(bounds[1], rel=NOISE, abs=NOISE)
     assert again.history[-1]["step"] == config.steps
 
 
