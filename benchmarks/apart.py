@@ -1,10 +1,17 @@
 """Runs in processes of their own, for the benchmarks that train several models."""
 
+import contextlib
+import io
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tqdm import tqdm
+
+
+def without_bar(function, *arguments):
+    """Call it, its progress bar going nowhere: it would overwrite the one of all runs."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return function(*arguments)
 
 
 def run_apart(calls, jobs=1):
@@ -12,9 +19,8 @@ def run_apart(calls, jobs=1):
 
     Yields (call, result) as they end: what one changes in the package does not reach the others.
     """
-    os.environ["TQDM_DISABLE"] = "1"  # the runs' own bars would overwrite ours
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(*call): call for call in calls}
+        waiting = {pool.submit(without_bar, *call): call for call in calls}
         for done in tqdm(as_completed(waiting), total=len(calls), unit="run"):
             yield waiting[done], done.result()

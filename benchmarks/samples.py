@@ -99,7 +99,7 @@ def report(path, twin_path):
         f"Written by `python benchmarks/samples.py`: ancestral sampling, {STEPS} steps, "
         "temperature 1, all of the distribution unless it says top-p, seeds fixed, nothing chosen "
         "and nothing edited.",
-        "| | distinct words | distinct word pairs | longest copy: median | mean | most (bytes) |\n"
+        "| | distinct words | distinct word pairs | longest copy, characters: median | mean | most |\n"
         "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows),
         f"## {N} texts from nothing",
         *(f"**{i}**\n\n{quoted(text)}" for i, text in enumerate(free, 1)),

@@ -1,17 +1,19 @@
-"""Time a training step: its parts, two plain ways of writing it, and the limit.
+"""Time a training step: its parts, three plain ways of writing it, and the limit.
 
     python benchmarks/training.py                     a table, and training.json
     python benchmarks/training.py --sizes small --rounds 3
 
-All contestants take turns in one process, and the figures are medians. "Full head" runs the output
-layer and the cross-entropy at every position in float32, as one would write it first. "Encoder" is
-PyTorch's own nn.TransformerEncoder of the same widths, trained with AdamW, output layer everywhere.
+All contestants take turns in one process, and the figures are medians. "Straightforward" is the
+step as one would write it first: not compiled, output layer and cross-entropy at every position,
+in float32; "full head" is the same, compiled. "Encoder" is PyTorch's own nn.TransformerEncoder of
+the same widths, trained with AdamW, output layer everywhere.
 The limit is what the matrix products of our step take by themselves, at the same shapes and dtype.
 MFU (model FLOP utilisation) is the arithmetic that the model asks for, Muon's not counted, over
 what one large product does in the same time.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -46,6 +48,7 @@ SIZES = {
 }
 if torch.cuda.is_available():
     SIZES["cuda preset"] = PRESETS["cuda"]
+OTHERS = ("straightforward", "full head", "encoder")
 
 
 def milliseconds(function):
@@ -65,7 +68,7 @@ def random_corpus(config):
 
 
 def full_head_step(run, x, k, noise):
-    """The straightforward step: same body, output layer and loss everywhere, in float32."""
+    """Same body and optimizers, but output layer and loss everywhere, in float32."""
     falls_at = torch.rand(x.shape, generator=noise)
     t = falls_at.sort(dim=1).values.gather(1, k[:, None] - 1)
     masked = (falls_at <= t).to(run.device)
@@ -181,7 +184,8 @@ def measure(name, rounds):
     """One row: medians in milliseconds of everything, at one size."""
     config = Config(**SIZES[name])
     corpus = random_corpus(config)
-    run, plain = Run(config, corpus), Run(config, corpus)
+    run, full = Run(config, corpus), Run(config, corpus)
+    straight = Run(dataclasses.replace(config, compile=False), corpus)
     device = run.device
     encoder = Encoder(config).to(device)
     optimizer = torch.optim.AdamW(encoder.parameters(), 1e-3, fused=True)
@@ -200,7 +204,8 @@ def measure(name, rounds):
 
     contestants = {
         "step": lambda: training_step(run.model, run.optimizers, run.scaler, corpus, config, 5),
-        "full head": lambda: full_head_step(plain, x, k, noise),
+        "straightforward": lambda: full_head_step(straight, x, k, noise),
+        "full head": lambda: full_head_step(full, x, k, noise),
         "encoder": lambda: encoder_step(encoder, optimizer, device, run.model.mask_id, x, k, noise),
         "products": products,
         "products of Muon": muon,
@@ -235,15 +240,12 @@ def table(rows):
         "limit",
         "of the limit",
         "MFU",
-        "full head",
-        "encoder",
+        *OTHERS,
     ]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for r in rows:
         step, limit = r["ms"]["step"], r["limit_ms"]
-        others = [
-            f"{r['ms'][k]:.0f} ms ({r['ms'][k] / step:.2f} x)" for k in ("full head", "encoder")
-        ]
+        others = [f"{r['ms'][k]:.0f} ms ({r['ms'][k] / step:.2f} x)" for k in OTHERS]
         row = [r["size"], f"{r['parameters'] / 1e6:.1f}M", f"{r['tokens_per_s']:,.0f}"]
         row += [
             f"{step:.0f} ms",

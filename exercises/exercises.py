@@ -44,7 +44,9 @@ def mixture_nats(nats):
     """5. -log of a text's probability under "draw one of K orders, then write in that order".
 
     nats: (K,) float64, -log p of the text in each order. Their mean is the NELBO's estimate; this
-    is never more. It must not overflow when nats are in the thousands. Returns nats.
+    is never more. It is a bound still: by Jensen, its mean over random choices of the K orders is
+    at least -log p of the text, which it reaches as K grows. It must not overflow when nats are in
+    the thousands. Returns nats.
     """
     raise NotImplementedError
 

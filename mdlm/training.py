@@ -144,6 +144,7 @@ class Muon(torch.optim.Optimizer):
                 updates = orthogonalise(g.bfloat16() if low else g).to(g.dtype)
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
+                    # a tall matrix gets more, so that its outputs move as a square one's do
                     p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
     def look_ahead(self, p, momentum):
@@ -198,7 +199,7 @@ def training_step(model, optimizers, scaler, corpus, config, step):
         if i % world != rank:  # another process does it; pass over its random numbers
             torch.rand(x_part.shape, generator=noise, dtype=torch.float64)
             continue
-        torch.manual_seed(seed + (i << 32))  # dropout draws from this one
+        torch.manual_seed(seed + (i << 32))  # for dropout: whichever process computes this part
         with autocast(device):
             nats = loss_in_nats(model, to_device(x_part, device), k_part, noise)
         loss = nats.sum() / x.numel()  # of the whole batch, so that the parts add up to it
