@@ -37,6 +37,7 @@ PATTERN = (
     r"| ?(?:[^\s\w]|_){1,64}"  # punctuation and symbols
     r"|\s{1,64}(?!\S)|\s{1,64}"  # white space, leaving the last space to the word that follows
 )
+LONGEST_PIECE = 1 + 64 * 4  # bytes: a space, and characters of at most four
 
 # A regular expression takes longer to find a piece than a dictionary to look it up. Where no space
 # stands before white space or at the end, every space begins a piece, and `str.split` can cut.
@@ -63,9 +64,10 @@ def read_text(path):
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        at = len(data) - len(error.object) + error.start  # the object is without the mark
+        line = data[:at].count(b"\n") + 1
         raise UserError(
-            f"{path}: not UTF-8 at byte {error.start} (line {line}): save it as UTF-8 text"
+            f"{path}: not UTF-8 at byte {at} (line {line}): save it as UTF-8 text"
         ) from None
     except ValueError as error:  # a path with a NUL byte in it
         raise UserError(f"{path!r}: cannot be read ({error})") from None
@@ -80,6 +82,8 @@ def write_atomically(path, data):
     Raises UserError if the place cannot be written to.
     """
     path = Path(path)
+    if not path.name:
+        raise UserError(f"{path}: cannot be written (a file needs a name)")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +97,13 @@ def write_atomically(path, data):
     finally:
         with contextlib.suppress(OSError):  # what went wrong has been said above
             temporary.unlink()
+
+
+def check_place(path):
+    """Raise UserError now if a file could not be written to `path` after hours of work."""
+    probe = Path(path).with_name(f"{Path(path).name}.probe") if Path(path).name else path
+    write_atomically(probe, b"")
+    probe.unlink()
 
 
 def learn_merges(piece_counts, n_merges, progress=None):
@@ -264,20 +275,15 @@ class BPETokenizer:
         """Id of the mask token."""
         return self.special_ids[MASK]
 
-    def encode(self, text, allow_special=False):
+    def encode(self, text):
         """Text (str, or bytes of any kind) -> list of ids.
 
-        Unless `allow_special` is set, the letters "<|mask|>" in a text are just letters: no text
-        can smuggle a mask into a model.
+        The letters "<|mask|>" in a text are just letters: no text can smuggle a mask into a model.
         """
-        text, ids = _escape(text), []
-        if not allow_special:
-            for pieces, words in _cut(text):
-                ids += chain.from_iterable(map(self._ids_of_piece.__getitem__, pieces))
-                ids += chain.from_iterable(map(self._ids_of_word.__getitem__, words))
-            return ids
-        for part in re.split("(" + "|".join(map(re.escape, self.special_ids)) + ")", text):
-            ids += [self.special_ids[part]] if part in self.special_ids else self.encode(part)
+        ids = []
+        for pieces, words in _cut(_escape(text)):
+            ids += chain.from_iterable(map(self._ids_of_piece.__getitem__, pieces))
+            ids += chain.from_iterable(map(self._ids_of_word.__getitem__, words))
         return ids
 
     def _encode_word(self, word):
@@ -339,11 +345,15 @@ class BPETokenizer:
                     f"this program reads {FORMAT!r} version {VERSION}: train it again"
                 )
             merges, special_tokens = data["merges"], data["special_tokens"]
+            lengths = [1] * 256  # of the tokens: doubling a few dozen times would fill the memory
             for i, (left, right, _) in enumerate(merges):
                 if not (type(left) is type(right) is int and min(left, right) >= 0):
                     raise ValueError("a merge is not a pair of ids")
                 if max(left, right) >= 256 + i:
                     raise ValueError(f"merge {i} uses a token that is not made yet")
+                lengths.append(lengths[left] + lengths[right])
+                if lengths[-1] > LONGEST_PIECE:
+                    raise ValueError(f"merge {i} makes a token longer than any piece of text")
             if not all(type(s) is str and s for s in special_tokens):
                 raise ValueError("a special token is not a text")
             tokenizer = cls([(left, right) for left, right, _ in merges], special_tokens)
@@ -398,6 +408,8 @@ def main(argv=None):
         p.add_argument("text", nargs="*", help="the text or the ids; left out: standard input")
 
     arguments = parser.parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a console may lack some of the characters
     try:
         if arguments.command == "train":
             _train_command(arguments)
@@ -425,7 +437,7 @@ def _train_command(arguments):
 
 def _use_command(arguments):
     tokenizer = BPETokenizer.load(arguments.tokenizer)
-    text = " ".join(arguments.text) if arguments.text else sys.stdin.read()
+    text = " ".join(arguments.text) if arguments.text else sys.stdin.buffer.read()
     if arguments.command == "encode":
         print(*tokenizer.encode(text))
     elif arguments.command == "show":
@@ -435,12 +447,12 @@ def _use_command(arguments):
             print(f"{i:>6}  {tokenizer.show(i)!r}")
     else:
         try:
-            ids = [int(word) for word in text.split()]
-            print(tokenizer.decode(ids))
+            decoded = tokenizer.decode([int(word) for word in text.split()])
         except (ValueError, IndexError):
             raise UserError(
                 f"decode takes whole numbers from 0 to {tokenizer.vocab_size - 1}"
             ) from None
+        print(decoded)
 
 
 if __name__ == "__main__":

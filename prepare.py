@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -89,9 +90,8 @@ def open_tokens(folder):
         )
     if not manifest["complete"]:
         raise UserError(f"{folder}: not finished: run the same prepare.py command again")
+    check_tokenizer(folder, manifest)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
-    if file_digest(folder / TOKENIZER) != manifest["tokenizer"]:
-        raise UserError(f"{folder / TOKENIZER}: not the one of these tokens: prepare again")
     dtype = token_dtype(tokenizer.vocab_size)
     parts, sizes = [], []
     for split in ("train", "val"):
@@ -112,6 +112,15 @@ def file_digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def check_tokenizer(folder, manifest):
+    """Raise UserError if the folder's tokenizer is not the one that made its tokens."""
+    path = folder / TOKENIZER
+    if not path.is_file() or file_digest(path) != manifest["tokenizer"]:
+        raise UserError(
+            f"{path}: missing, or not the one of these tokens: prepare again with --restart"
+        )
+
+
 def read_manifest(folder):
     """The list of what is in a folder, checked; None if there is none. Raises UserError."""
     path = folder / MANIFEST
@@ -120,6 +129,8 @@ def read_manifest(folder):
         if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
             raise ValueError("another format or version")
         if type(manifest["complete"]) is not bool or not isinstance(manifest["settings"], dict):
+            raise ValueError("an entry of the wrong kind")
+        if type(manifest["tokenizer"]) is not str:
             raise ValueError("an entry of the wrong kind")
         for shard in manifest["shards"]:
             if not re.fullmatch(r"(train|val)-\d{6}\.bin", shard["file"]):
@@ -150,16 +161,17 @@ def find_cut(file, position, size, separator=b""):
     if position <= 0 or position >= size:
         return min(max(position, 0), size)
     file.seek(position)
-    if separator:
-        data = file.read(LONGEST_DOCUMENT)
-        at = data.find(separator)
-        if at < 0 and position + len(data) < size:
-            raise UserError(
-                f"{file.name}: {separator.decode()!r} does not occur in the {len(data) // MB} MB "
-                f"from byte {position} on: is it what stands between documents?"
-            )
-        return position + at + len(separator) if at >= 0 else size
     data = file.read(1 << 16)
+    if separator:
+        while (at := data.find(separator)) < 0 and position + len(data) < size:
+            if len(data) >= LONGEST_DOCUMENT:
+                raise UserError(
+                    f"{file.name}: {separator.decode()!r} does not occur in the "
+                    f"{len(data) // MB} MB from byte {position} on: is it what stands between "
+                    "documents?"
+                )
+            data += file.read(len(data))  # twice as much, until one is found
+        return position + at + len(separator) if at >= 0 else size
     match = re.search(rb"[!-~](?=[ \n])", data)
     if match:
         return position + match.end()
@@ -359,13 +371,12 @@ def start_worker(folder, separator):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
     worker.update(folder=folder, separator=separator.encode("utf-8"))
     worker["tokenizer"] = BPETokenizer.load(folder / TOKENIZER)
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def end_with(parent):
+def end_with_parent():
     """End this process when its parent is gone: killed, it cannot tell its workers to stop."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 
@@ -400,8 +411,9 @@ def prepare(source, folder, arguments):
     settings = {name: getattr(arguments, name) for name in names} | {"text": source.identity}
     manifest = None if arguments.restart else read_manifest(folder)
     if manifest is None:
+        tokenizer = learn_vocabulary(source, arguments)  # may fail: what is there stays until then
         remove_shards(folder)
-        learn_vocabulary(source, folder, arguments)
+        tokenizer.save(folder / TOKENIZER)
         manifest = dict(
             format=FORMAT,
             version=VERSION,
@@ -416,6 +428,7 @@ def prepare(source, folder, arguments):
             f"{folder} holds another text, or was made with other options: choose another --out, "
             "or replace it with --restart"
         )
+    check_tokenizer(folder, manifest)
     done = {shard["file"] for shard in manifest["shards"]}
     with tqdm(
         total=source.total,
@@ -458,8 +471,8 @@ def work(jobs, folder, arguments):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def learn_vocabulary(source, folder, arguments):
-    """Train a tokenizer on a sample of the text, and save it."""
+def learn_vocabulary(source, arguments):
+    """Train a tokenizer on a sample of the text."""
     n_bytes = arguments.sample_mb * MB
     texts = source.sample(n_bytes, arguments.val_mb * MB)
     with tqdm(desc="learning tokens", unit="merge", leave=False) as bar:
@@ -468,16 +481,18 @@ def learn_vocabulary(source, folder, arguments):
             bar.total = total
             bar.update(done - bar.n)
 
-        tokenizer = BPETokenizer.train(
+        return BPETokenizer.train(
             texts, arguments.vocab_size, (END_OF_TEXT, MASK), progress=progress
         )
-    tokenizer.save(folder / TOKENIZER)
 
 
 def remove_shards(folder):
-    """Remove what an earlier run has left."""
+    """Remove what an earlier run has left. Raises UserError."""
     for path in [folder / MANIFEST, *folder.glob("train-*.bin"), *folder.glob("val-*.bin")]:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:  # on Windows also: a training still reads it
+            raise UserError(f"{path}: cannot be removed ({error.strerror})") from None
 
 
 def save_manifest(folder, manifest):
@@ -518,7 +533,10 @@ def parse_arguments(argv=None):
         "--shard-mb", type=number, default=32, help="text in each file of tokens: %(default)s"
     )
     parser.add_argument(
-        "--workers", type=number, default=os.cpu_count(), help="processes: %(default)s"
+        "--workers",
+        type=number,
+        default=min(61, os.cpu_count() or 1),  # the most that Windows can wait for
+        help="processes: %(default)s",
     )
     parser.add_argument(
         "--separator",

@@ -11,7 +11,9 @@ A virtual environment that is active is used; without one, `.venv` is made besid
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -25,21 +27,38 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def environment_python():
     """The Python of the active virtual environment, or of `.venv`, which is made if need be."""
-    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX"):
+    conda = os.environ.get("CONDA_PREFIX")
+    if sys.prefix != sys.base_prefix or (conda and Path(conda) == Path(sys.prefix)):
         return sys.executable
     folder = HERE / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
+    if not has_pip(python):
         print(f"making a virtual environment in {folder.name}", flush=True)
-        venv.create(folder, with_pip=True)
+        try:
+            venv.create(folder, with_pip=True, clear=True)
+        except subprocess.CalledProcessError:
+            sys.exit(
+                "no virtual environment can be made: on Debian and Ubuntu, first "
+                "sudo apt install python3-venv"
+            )
     return str(python)
+
+
+def has_pip(python):
+    """Whether that Python exists and can install packages: one broken off half-made cannot."""
+    command = [python, "-c", "import pip"]
+    return python.exists() and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def call(*command):
     """Run a command in the project's folder; if it fails, end with its exit code."""
-    code = subprocess.run(command, cwd=HERE).returncode
-    if code:
-        sys.exit(code)
+    with subprocess.Popen(command, cwd=HERE) as process:
+        while process.poll() is None:
+            # Ctrl-C is for the command, which has it from the terminal too: let it end its own way
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def install(python, requirements):
@@ -51,11 +70,21 @@ def install(python, requirements):
 def execute(notebook):
     """Run a notebook into runs/, showing what it prints. Runs inside the environment."""
     import papermill
+    from jupyter_client import KernelManager
     from papermill.exceptions import PapermillExecutionError
 
-    output = Path("runs") / notebook
+    output, kernel = Path("runs") / notebook, KernelManager(kernel_name="python3")
     output.parent.mkdir(exist_ok=True)
     print(f"\n== {notebook} (with its outputs: {output.as_posix()})", flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a file or console may lack some of the characters
+
+    def interrupt(*_):
+        """Pass Ctrl-C on: a training saves what it has. A second one ends everything."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        kernel.interrupt_kernel()
+
+    usual = signal.signal(signal.SIGINT, interrupt)
     try:
         papermill.execute_notebook(
             notebook,
@@ -64,10 +93,17 @@ def execute(notebook):
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             kernel_name="python3",
+            km=kernel,
         )
     except PapermillExecutionError as error:
         # the notebook's traceback is in the output file; a user's mistake needs one line only
         sys.exit(f"{notebook}: {error.ename}: {error.evalue} (cell {error.exec_count})")
+    except KeyboardInterrupt:
+        sys.exit(f"{notebook}: broken off")
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if kernel.has_kernel:
+            kernel.shutdown_kernel(now=True)
     tidy(output)
 
 

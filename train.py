@@ -15,7 +15,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from bpe_tokenizer import UserError
+from bpe_tokenizer import UserError, check_place
 from mdlm.config import PRESETS, Config
 
 
@@ -34,7 +34,7 @@ def parse_arguments(argv=None):
         "--data",
         dest="corpus",
         metavar="PATH",
-        help="kjv, shakespeare, or the path of a UTF-8 .txt file (default: kjv)",
+        help="kjv, shakespeare, a UTF-8 .txt file, or a folder made by prepare.py (default: kjv)",
     )
     parser.add_argument("--folder", default="checkpoints", help="where checkpoints go")
     parser.add_argument("--restart", action="store_true", help="ignore an interrupted run")
@@ -115,6 +115,8 @@ def main(argv=None):
         config, arguments = parse_arguments(argv)
         if arguments.ship and Path(arguments.ship).suffix != ".safetensors":
             raise UserError(f"--ship {arguments.ship}: the name must end with .safetensors")
+        if arguments.ship and rank == 0:
+            check_place(arguments.ship)
         from mdlm.corpus import prepare_corpus
         from mdlm.training import train
 
@@ -124,6 +126,8 @@ def main(argv=None):
             print(f"{config.corpus}: {len(corpus.train):,} tokens to train on", flush=True)
         run = train(config, corpus, arguments.folder, resume=not arguments.restart)
         leave_processes()
+        if rank == 0:
+            finish(run, arguments)
     except UserError as error:
         if rank == 0:
             print(f"train.py: {error}", file=sys.stderr)
@@ -141,8 +145,6 @@ def main(argv=None):
             file=sys.stderr,
         )
         return 1
-    if rank == 0:
-        finish(run, arguments)
     return 0
 
 

@@ -20,7 +20,10 @@ def run_apart(calls, jobs=1):
     Yields (call, result) as they end: what one changes in the package does not reach the others.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+    pool = ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1)
+    try:
         waiting = {pool.submit(without_bar, *call): call for call in calls}
         for done in tqdm(as_completed(waiting), total=len(calls), unit="run"):
             yield waiting[done], done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a failure, or Ctrl-C, no further one begins

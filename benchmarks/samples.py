@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bpe_tokenizer import UserError, write_atomically  # noqa: E402
-from mdlm.corpus import load_text, split_text, windows  # noqa: E402
+from mdlm.corpus import load_parts, windows  # noqa: E402
 from mdlm.sampling import distinct_pairs, longest_copies, sample  # noqa: E402
 from mdlm.training import load_checkpoint  # noqa: E402
 from mdlm.twin import sample_twin  # noqa: E402
@@ -64,8 +64,8 @@ def report(path, twin_path):
     """The whole file as text."""
     model, tokenizer, _ = load_checkpoint(path)
     L, name = model.config.context, Path(path).name
-    train_text, val_text = split_text(load_text(model.config.corpus, ROOT / "data"))
-    val = np.array(tokenizer.encode(val_text), dtype=np.uint16)
+    train_text, val_text = load_parts(model.config.corpus, ROOT / "data")
+    val = np.array(tokenizer.encode(val_text))
     real = windows(val, np.linspace(0, len(val) - L, N).astype(int), L)  # (N, L)
     masks = torch.full((N, L), model.mask_id)
 
@@ -99,7 +99,8 @@ def report(path, twin_path):
         f"Written by `python benchmarks/samples.py`: ancestral sampling, {STEPS} steps, "
         "temperature 1, all of the distribution unless it says top-p, seeds fixed, nothing chosen "
         "and nothing edited.",
-        "| | distinct words | distinct word pairs | longest copy, characters: median | mean | most |\n"
+        "| | distinct words | distinct word pairs "
+        "| longest copy, characters: median | mean | most |\n"
         "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows),
         f"## {N} texts from nothing",
         *(f"**{i}**\n\n{quoted(text)}" for i, text in enumerate(free, 1)),

@@ -57,7 +57,8 @@ def check(config):
             raise UserError(f"{field.name} must be {field.type.__name__}, not {value!r}")
         may_be_0 = field.name in ("warmup", "weight_decay", "dropout", "ema", "seed")
         if field.type in (int, float) and not (0 < value < 1e9 or (may_be_0 and value == 0)):
-            raise UserError(f"{field.name} must be greater than 0, not {value}")
+            least = "at least" if may_be_0 else "greater than"
+            raise UserError(f"{field.name} must be {least} 0 and below 1e9, not {value}")
     if config.context > 65536:
         raise UserError(f"context must be at most 65536 tokens, not {config.context}")
     if not 257 <= config.vocab_size <= 1_000_000:

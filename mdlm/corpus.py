@@ -2,13 +2,13 @@
 
 # %% auto #0
 __all__ = ['SHAKESPEARE_URL', 'SHAKESPEARE_SHA256', 'load_text', 'kjv_bytes', 'shakespeare_bytes', 'split_text', 'Corpus',
-           'tokenize', 'prepare_corpus', 'fit_to_corpus', 'windows']
+           'tokenize', 'prepare_corpus', 'load_parts', 'fit_to_corpus', 'windows']
 
 # %% ../train_model.ipynb #3f70c236
 # From a name or a path to text, and from text to tokens.
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ def shakespeare_bytes():
     try:
         with urllib.request.urlopen(SHAKESPEARE_URL, timeout=30) as response:
             data = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"cannot download the Shakespeare corpus ({error}): is there a network? "
             f"Else save {SHAKESPEARE_URL} as data/shakespeare.txt"
@@ -105,6 +105,14 @@ def prepare_corpus(config):
         corpus = tokenize(train_text, val_text, BPETokenizer.train(train_text, config.vocab_size))
     fit_to_corpus(config, corpus)
     return corpus
+
+
+def load_parts(name, folder="data", most=2_000_000):
+    """(training text, validation text), to compare with. Of a folder of tokens, `most` of each."""
+    if not os.path.isdir(name):  # noqa: PTH112
+        return split_text(load_text(name, folder))
+    tokenizer, *parts = open_tokens(name)[:3]
+    return tuple(tokenizer.decode(part[:most].tolist()) for part in parts)
 
 
 def fit_to_corpus(config, corpus):

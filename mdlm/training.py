@@ -4,9 +4,9 @@
 __all__ = ['CHECKPOINT_VERSION', 'DAMAGE', 'AGAIN', 'pick_device', 'DeviceChoices', 'device_choices', 'autocast', 'to_device',
            'warmup_cosine', 'orthogonalise', 'in_stacks', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up',
            'training_step', 'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint',
-           'check_parts', 'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'save_run', 'read_state',
-           'restore_run', 'stop_button', 'any_process', 'read_losses', 'show_part', 'progress_facts', 'train',
-           'newest_checkpoint']
+           'check_parts', 'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'diverged', 'save_run',
+           'Damaged', 'read_state', 'restore_run', 'stop_button', 'any_process', 'read_losses', 'show_part',
+           'progress_facts', 'train', 'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -35,7 +35,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from bpe_tokenizer import BPETokenizer, UserError, write_atomically
+from bpe_tokenizer import BPETokenizer, UserError, check_place, write_atomically
 
 # In the notebook these are defined above; the exported module has to import them.
 if __name__ != "__main__":
@@ -67,16 +67,19 @@ def device_choices(device):
 
     | device                        | products | scaled loss | compiled                 | pinned |
     |-------------------------------|----------|-------------|--------------------------|--------|
-    | CUDA, Ampere (2020) and later | bfloat16 | no          | if Triton is there       | yes    |
-    | CUDA before that, such as T4  | float16  | yes         | if Triton is there       | yes    |
+    | CUDA, Ampere (2020) and later | bfloat16 | no          | Triton and a C compiler  | yes    |
+    | CUDA, Volta, Turing (T4)      | float16  | yes         | Triton and a C compiler  | yes    |
+    | CUDA before that              | float16  | yes         | no: too old for Triton   | yes    |
     | CPU, AVX512-BF16 or AMX       | bfloat16 | no          | Linux, g++ and Python.h  | no     |
     | CPU without                   | float32  | no          | Linux, g++ and Python.h  | no     |
     | Apple GPU (MPS)               | float32  | no          | no                       | no     |
     """
     if device.type == "cuda":
         new = torch.cuda.is_bf16_supported(including_emulation=False)
-        triton = importlib.util.find_spec("triton") is not None
-        return DeviceChoices(torch.bfloat16 if new else torch.float16, not new, triton, True)
+        compilers = (os.environ.get("CC", "gcc"), "clang")
+        builds = importlib.util.find_spec("triton") and any(map(shutil.which, compilers))
+        builds = bool(builds) and torch.cuda.get_device_capability(device) >= (7, 0)
+        return DeviceChoices(torch.bfloat16 if new else torch.float16, not new, builds, True)
     if device.type == "cpu":
         has = torch.cpu.get_capabilities()
         new = has.get("avx512_bf16") or has.get("amx_bf16")
@@ -278,7 +281,7 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
                 continue
             # compiling the network again for each shape would take longer than just running it
             with autocast(device), torch.compiler.set_stance("force_eager"):
-                nats[rows] = loss_in_nats(model, x[rows].to(device), k[rows], noise).double().cpu()
+                nats[rows] = loss_in_nats(model, x[rows].to(device), k[rows], noise).cpu().double()
         add_up([nats], device)
         nats = nats[k.argsort()]
         n_windows = len(x) / passes
@@ -303,6 +306,7 @@ def run_name(config):
     """Name of a run: its corpus and a digest of its settings, so that no run overwrites another."""
     no_matter = ("eval_every", "save_every", "compile", "activation_checkpointing")
     settings = {k: v for k, v in asdict(config).items() if k not in no_matter}
+    settings["corpus"] = Path(config.corpus).as_posix()  # ./novel.txt is novel.txt
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{Path(config.corpus).stem}-{digest[:6]}" + ("-twin" if config.causal else "")
 
@@ -456,8 +460,22 @@ def facts_of(run):
     )
 
 
+def diverged(run):
+    """What to say when numbers have grown beyond all bounds."""
+    kept = f"; what was saved before stays in {run.path}" if run.path.exists() else ""
+    return UserError(
+        f"the loss is not a number any more at step {run.step}: try a smaller muon_lr and "
+        f"adamw_lr{kept}"
+    )
+
+
 def save_run(run):
-    """Write the checkpoint, and what training needs to go on; each file whole or not at all."""
+    """Write the checkpoint, and what training needs to go on; each file whole or not at all.
+
+    Raises UserError, and keeps the files that are there, if a weight is no number.
+    """
+    if not all(p.isfinite().all() for p in run.model.parameters()):
+        raise diverged(run)
     with run.ema.applied():
         save_checkpoint(run.path, run.model, run.corpus.tokenizer, facts_of(run))
     state = dict(
@@ -477,19 +495,23 @@ def save_run(run):
     write_atomically(run.resume_path, data + hashlib.sha256(data).digest())
 
 # %% ../train_model.ipynb #266505fa
-def read_state(path, device):
-    """A state that `save_run` wrote, checked. Raises UserError if it is damaged."""
+AGAIN = "delete it, or start again (resume = False, or train.py --restart)"
+
+
+class Damaged(UserError):
+    """A file that is not as it was written."""
+
+
+def read_state(path):
+    """A state that `save_run` wrote, checked. Raises Damaged, or UserError if it cannot be read."""
     try:
         data = path.read_bytes()
-        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-            raise ValueError("its digest is not that of its content")
-        return torch.load(io.BytesIO(data[:-32]), map_location=device, weights_only=True)
-    except Exception as error:  # whatever a damaged file may cause
-        line = " ".join(str(error).split())
-        raise UserError(f"{path}: damaged ({line}); {AGAIN}") from None
-
-
-AGAIN = "delete it, or start again (resume = False, or train.py --restart)"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data[:-32]).digest() != data[-32:]:
+        raise Damaged(f"{path}: damaged (its digest is not that of its content); {AGAIN}")
+    # into the CPU's memory: a GPU that is full must not pass for a damaged file
+    return torch.load(io.BytesIO(data[:-32]), map_location="cpu", weights_only=True)
 
 
 def restore_run(run):
@@ -497,9 +519,9 @@ def restore_run(run):
     paths = [path for path in (run.resume_path, run.older_path) if path.exists()]
     for path in paths:
         try:
-            state = read_state(path, run.device)
+            state = read_state(path)
             break
-        except UserError as error:
+        except Damaged as error:
             if path == paths[-1]:
                 raise
             tqdm.write(f"{error}; going on from the state before it", file=sys.stderr)
@@ -550,10 +572,7 @@ def read_losses(run, pending):
     run.losses += torch.stack(pending).tolist()  # reading them makes a GPU wait: so not every step
     pending.clear()
     if not math.isfinite(sum(run.losses[-10:])):
-        raise UserError(
-            f"the loss is not a number any more at step {run.step}: try a smaller muon_lr and "
-            f"adamw_lr; the last good state is in {run.resume_path}"
-        )
+        raise diverged(run)
 
 
 def show_part(bar, part):
@@ -587,6 +606,8 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             "or to a multiple of it"
         )
     run, pending = Run(config, corpus, folder, device), []
+    if rank == 0:
+        check_place(run.older_path)  # rather now than after the first 250 steps
     if resume:
         restore_run(run)
     options = dict(total=config.steps, initial=run.step, unit="step", leave=False)
@@ -625,7 +646,8 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
 # %% ../train_model.ipynb #cb027911
 def newest_checkpoint(folder="checkpoints", twin=False):
     """Path of the diffusion model, or twin, written last. Raises UserError if there is none."""
-    paths = [path for path in Path(folder).glob("*.safetensors") if ("-twin" in path.stem) == twin]
+    paths = list(Path(folder).glob("*.safetensors"))
+    paths = [path for path in paths if path.stem.endswith("-twin") == twin]
     paths.sort(key=lambda path: path.stat().st_mtime)
     if not paths:
         if twin:

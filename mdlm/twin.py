@@ -54,4 +54,5 @@ def sample_twin(model, z, generator=None, **knobs):
         probability[fill, i] = p.gather(1, drawn[:, None])[:, 0].cpu()[fill]
         token = z[:, i]
     step = torch.where(masked, masked.cumsum(dim=1), 0)  # (B, L)
-    return Trajectory(z.cpu(), step, probability, int(step.max()), model.mask_id, z.shape[1])
+    n_steps = max(1, int(step.max()))  # a text without masks needs none, but a film has a frame
+    return Trajectory(z.cpu(), step, probability, n_steps, model.mask_id, z.shape[1])

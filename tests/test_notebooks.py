@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,37 @@ def test_all_run(tmp_path):
         )
     assert (tmp_path / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
     assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
+def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
+    """And the program waits until that has saved its work, and says in one line how it ended."""
+    cell = nbformat.v4.new_code_cell(
+        "import time\n"
+        "print('under way', flush=True)\n"
+        "try:\n    time.sleep(100)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1)\n    raise ValueError('saved') from None"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "long.ipynb")
+    (tmp_path / "inner.py").write_text("import run; run.execute('long.ipynb')")
+    (tmp_path / "outer.py").write_text(
+        "import sys, run; run.HERE = '.'; run.call(sys.executable, 'inner.py')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "outer.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while "under way" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "ValueError: saved" in message.splitlines()[-1]
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

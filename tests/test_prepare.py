@@ -256,7 +256,13 @@ def test_mistakes_get_one_line(tmp_path, capsys):
     says("cannot be", text, "--out", text / "below")
     assert run(text, "--out", out) == 0
     says("--restart", text, "--out", out, "--vocab-size=300")
+    before = sorted((path.name, path.read_bytes()) for path in out.iterdir())
+    says("too small", text, "--out", out, "--vocab-size=5", "--restart")
+    assert sorted((path.name, path.read_bytes()) for path in out.iterdir()) == before
+    says("cannot be", text, "--out", text, "--restart")
     assert run(text, "--out", out, "--vocab-size=300", "--restart") == 0
+    TOKENIZER.save(out / prepare.TOKENIZER)  # somebody has put another one there
+    says("not the one of these tokens", text, "--out", out, "--vocab-size=300")
     text.write_text(some_text(100_000), encoding="utf-8")
     says("what stands between", text, "--out", tmp_path / "t", "--separator=%%", "--shard-mb=9")
     says("pip install datasets", "hf:some/stories", "--out", tmp_path / "t")

@@ -1,5 +1,7 @@
 """What strangers, full disks and extreme numbers do: one clear line, and nothing lost."""
 
+import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -30,7 +33,6 @@ from visual.controls import State
 from visual.page import lay_out
 from visual.recording import Settings, load_record, record_bytes, record_run
 
-resource = pytest.importorskip("resource", reason="Windows has no such limits")
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
 TINY = dict(
@@ -49,6 +51,16 @@ def corpus():
 def model(corpus):
     torch.manual_seed(0)
     return DiffusionTransformer(Config(**TINY)).eval()
+
+
+def most_memory():
+    """Most memory that this process has used, in bytes; on Windows, what it uses now."""
+    try:
+        import resource
+    except ImportError:
+        return psutil.Process().memory_info().rss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def one_line(error, path):
@@ -137,15 +149,15 @@ def test_hundreds_of_damaged_checkpoints(model, corpus, tmp_path):
     damaged += mutations(path.read_bytes(), 300 - len(damaged), seed=0)
     assert len(damaged) >= 300
     load_checkpoint(path, CPU)  # the undamaged one is good
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = most_memory()
     for what, data in damaged:
         path.write_bytes(data)
         with pytest.raises(UserError) as caught:
             load_checkpoint(path, CPU)
             pytest.fail(what)
         assert one_line(caught.value, path), (what, caught.value)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB on Linux
-    assert grown < 30_000, "a forged size made us take memory"
+    grown = most_memory() - before
+    assert grown < 30e6, "a forged size made us take memory"
     for folder in (tmp_path, tmp_path / "none.safetensors"):
         with pytest.raises(UserError) as caught:
             load_checkpoint(folder)
@@ -208,7 +220,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys):
     for what, data in mutations(run.resume_path.read_bytes(), 40, seed=3):
         run.resume_path.write_bytes(data)
         with pytest.raises(UserError) as caught:
-            mdlm.training.read_state(run.resume_path, CPU)
+            mdlm.training.read_state(run.resume_path)
         assert one_line(caught.value, run.resume_path), what
     again = train(config, corpus, tmp_path, CPU)
     assert "going on from the state before it" in capsys.readouterr().err
@@ -220,26 +232,67 @@ def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys):
     assert train(config, corpus, tmp_path, CPU, resume=False).losses == expected.losses
 
 
+@contextlib.contextmanager
+def largest_file(n_bytes):
+    """The kernel refuses to write more into a file, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     run = Run(Config(**TINY), corpus, tmp_path, CPU)
     save_run(run)
     checkpoint, state = run.path.read_bytes(), run.resume_path.read_bytes()
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the kernel refuses more
+    run.step = 5
+    with largest_file(1000):
         with pytest.raises(UserError, match="cannot be written"):
             write_atomically(path, bytes(2000))
-        run.step = 5
         with pytest.raises(UserError, match="cannot be written"):
             save_run(run)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"old"
-    assert run.path.read_bytes() == checkpoint
-    assert state in (f.read_bytes() for f in tmp_path.glob("*.pt"))
+    assert run.path.read_bytes() == checkpoint and run.resume_path.read_bytes() == state
+    with (
+        largest_file(len(checkpoint) + 5000),  # the checkpoint fits, the state does not
+        pytest.raises(UserError, match=r"resume\.pt: cannot be written"),
+    ):
+        save_run(run)
     assert not list(tmp_path.glob("*.tmp"))
+    again = Run(Config(**TINY), corpus, tmp_path, CPU)
+    mdlm.training.restore_run(again)
+    assert again.step == 0 and run.older_path.read_bytes() == state
+
+
+def test_what_cannot_be_written_in_the_end_is_said_at_once(corpus, tmp_path, capsys, monkeypatch):
+    def never(*_):
+        raise AssertionError("it has begun")
+
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(mdlm.training, "training_step", never)
+    with pytest.raises(UserError, match="cannot be written"):
+        train(Config(**TINY), corpus, tmp_path / "file", CPU)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items() if value]
+    (tmp_path / "text.txt").write_text(TEXT)
+    ship = tmp_path / "file" / "model.safetensors"
+    command = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path), *options]
+    assert command_line.main([*command, "--no-compile", "--ship", str(ship)]) == 2
+    assert one_line(capsys.readouterr().err.strip(), ship)
+
+
+def test_an_unreadable_state_is_not_called_damaged(corpus, tmp_path):
+    run = Run(Config(**TINY), corpus, tmp_path, CPU)
+    save_run(run)
+    save_run(run)
+    run.resume_path.unlink()
+    run.resume_path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):  # and it does not go on from the other
+        mdlm.training.restore_run(run)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path, monkeypatch):
@@ -250,13 +303,44 @@ def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path, monkeypatch):
         return nats * torch.nan if len(list(tmp_path.glob("*.pt"))) == 2 else nats
 
     monkeypatch.setattr(mdlm.training, "loss_in_nats", explodes)
-    with pytest.raises(UserError, match=r"not a number any more at step 12: .*last good state"):
+    with pytest.raises(UserError, match=r"not a number any more at step 12: .*saved before"):
         train(Config(**TINY), corpus, tmp_path, CPU)
     run = Run(Config(**TINY), corpus, tmp_path, CPU)
     mdlm.training.restore_run(run)
     assert run.step == 8 and np.isfinite(run.losses).all()
     model, _, _ = load_checkpoint(run.path, CPU)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(corpus, tmp_path):
+    run = Run(Config(**TINY), corpus, tmp_path, CPU)
+    save_run(run)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    run.model.embedding.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="not a number any more"):
+        save_run(run)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    "changes", [{"probability": -0.5}, {"probability": np.nan}, {"seconds": -1}]
+)
+def test_recordings_hold_probabilities_and_times(changes, model, corpus, tmp_path):
+    record = record_run(model, corpus.tokenizer, Settings(steps=4, length=8))
+    if "probability" in changes:
+        changes = {"probability": np.full_like(record.probability, changes["probability"])}
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(record_bytes(dataclasses.replace(record, **changes)))
+    with pytest.raises(UserError) as caught:
+        load_record(path)
+    assert one_line(caught.value, path)
+
+
+def test_a_forged_tokenizer_cannot_fill_the_memory(corpus):
+    data = json.loads(corpus.tokenizer.to_json())
+    data["merges"] = [[97, 97, "aa"]] + [[256 + i, 256 + i, "a" * 2 ** (i + 2)] for i in range(8)]
+    with pytest.raises(UserError, match="longer than any piece"):
+        BPETokenizer.from_json(json.dumps(data))
 
 
 # -- input

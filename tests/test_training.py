@@ -270,9 +270,15 @@ def test_bad_sampling_input(corpus):
 
 BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 DEVICES = [  # (device, what it is said to have, dtype, scale_loss, compile, pin)
-    ("cuda", dict(bf16=True, triton=True), DeviceChoices(BFLOAT16, False, True, True)),
-    ("cuda", dict(bf16=True, triton=False), DeviceChoices(BFLOAT16, False, False, True)),
-    ("cuda", dict(bf16=False, triton=True), DeviceChoices(FLOAT16, True, True, True)),
+    ("cuda", dict(bf16=True, triton=True, gxx=True), DeviceChoices(BFLOAT16, False, True, True)),
+    ("cuda", dict(bf16=True, triton=False, gxx=True), DeviceChoices(BFLOAT16, False, False, True)),
+    ("cuda", dict(bf16=True, triton=True, gxx=False), DeviceChoices(BFLOAT16, False, False, True)),
+    ("cuda", dict(bf16=False, triton=True, gxx=True), DeviceChoices(FLOAT16, True, True, True)),
+    (
+        "cuda",
+        dict(bf16=False, triton=True, gxx=True, capability=(6, 0)),
+        DeviceChoices(FLOAT16, True, False, True),
+    ),
     ("cpu", dict(avx512_bf16=True, gxx=True), DeviceChoices(BFLOAT16, False, True, False)),
     ("cpu", dict(amx_bf16=True, gxx=False), DeviceChoices(BFLOAT16, False, False, False)),
     ("cpu", dict(avx2=True, gxx=True), DeviceChoices(FLOAT32, False, True, False)),
@@ -289,6 +295,8 @@ def test_each_device_gets_what_suits_it(name, has, expected, monkeypatch, tmp_pa
     gxx, triton = "g++" if has.get("gxx") else None, object() if has.get("triton") else None
     bf16 = lambda including_emulation: has["bf16"]  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", bf16)
+    capability = has.get("capability", (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     monkeypatch.setattr(sys, "platform", has.get("system", "linux"))
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})

@@ -3,6 +3,8 @@
 import importlib.util
 import io
 import os
+import queue
+import re
 import shutil
 import sys
 import threading
@@ -622,11 +624,25 @@ def quit_after(seconds):
     threading.Timer(seconds, pygame.event.post, [quit_event]).start()
 
 
+class News(queue.SimpleQueue):
+    """Closes the window half a second after the work is done, however long that took."""
+
+    def put(self, news):
+        super().put(news)
+        if news == ("busy", ""):
+            quit_after(0.5)
+
+
+class Watched(Worker):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.news = News()
+
+
 def test_the_window_samples_and_plays(window, model, tokenizer):
     asked = Settings(steps=24, length=40)
-    worker = Worker(model, tokenizer, "title")
+    worker = Watched(model, tokenizer, "title")
     worker.run(asked)
-    quit_after(1.5)
     start = State(settings=asked, view="belief")
     record, state = show(window, waiting_record("", asked, tokenizer), start, worker)
     worker.close()
@@ -636,9 +652,8 @@ def test_the_window_samples_and_plays(window, model, tokenizer):
 
 def test_the_window_races(window, model, twin, tokenizer):
     asked = Settings(steps=24, length=40, prompt="In the _")
-    worker = Worker(model, tokenizer, "title", twin)
+    worker = Watched(model, tokenizer, "title", twin)
     worker.run(asked)
-    quit_after(1.5)
     lane = waiting_record("", asked, tokenizer)
     race, state = show(window, Race((lane, lane)), State(settings=asked), worker)
     worker.close()
@@ -680,6 +695,26 @@ def test_the_worker_reports_mistakes(model, tokenizer):
     kind, line = worker.news.get(timeout=5)
     assert kind == "error" and line.endswith("only 40 fit: shorten it")
     worker.close()
+
+
+def test_the_worker_outlives_what_nobody_foresaw(model, tokenizer):
+    class Broken(DiffusionTransformer):
+        def features(self, *_):
+            raise TypeError("this device has no float64")
+
+    worker = Worker(Broken(model.config).eval(), tokenizer, "title")
+    worker.run(Settings(length=40))
+    news = [worker.news.get(timeout=5)]
+    while news[-1] != ("busy", ""):
+        news.append(worker.news.get(timeout=5))
+    assert ("error", "this device has no float64") in news and worker.thread.is_alive()
+    worker.close()
+
+
+def test_the_twin_with_nothing_to_write(twin, tokenizer):
+    prompt = "In the beginning"
+    asked = Settings(length=len(tokenizer.encode(prompt)), prompt=prompt)
+    assert record_run(twin, tokenizer, asked).n_steps == 1
 
 
 def test_a_recording_plays_without_a_model(window, record):
@@ -764,7 +799,9 @@ def test_the_terminal(record, monkeypatch):
     monkeypatch.setattr(shutil, "get_terminal_size", lambda _: os.terminal_size((40, 9)))
     out = Terminal()
     play_in_terminal(record, State(), out, seconds=0.2)
-    assert "\x1b[38;2;" in out.getvalue() and "masked 0" in out.getvalue()
+    assert "\x1b[38;2;" in out.getvalue() and "step" in out.getvalue()
+    shown = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", out.getvalue())
+    assert max(map(len, re.split(r"[\r\n]+", shown))) < 40  # a longer one would take two lines
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
     play_in_terminal(record, State(), out, seconds=0.2)
@@ -817,11 +854,8 @@ def test_race_from_the_command_line(checkpoint, model, twin, tokenizer, tmp_path
 def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
     shown = []
 
-    def show_briefly(*arguments):
-        quit_after(1.0)
-        shown.append(show(*arguments))
-
-    monkeypatch.setattr(sample_visual, "show", show_briefly)
+    monkeypatch.setattr(sample_visual, "show", lambda *arguments: shown.append(show(*arguments)))
+    monkeypatch.setattr(sample_visual, "Worker", Watched)
     assert (
         sample_visual.main([checkpoint, "--steps", "6", "--prompt", "In the _", "--view", "order"])
         == 0

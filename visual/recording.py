@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import re
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -355,7 +356,7 @@ def with_beliefs(model, record, progress=lambda fraction: None, most=256, tokens
             log_p = model(z, t[i : i + size].to(device))  # (size, L, V)
         best = log_p.float().topk(CANDIDATES)
         tokens.append(best.indices.cpu().numpy())
-        probabilities.append(best.values.exp().double().cpu().numpy())
+        probabilities.append(best.values.exp().cpu().double().numpy())
     return replace(
         record,
         belief_step=steps,
@@ -424,6 +425,11 @@ def check_record(record):
             raise ValueError(f"its setting {field.name} is of the wrong kind")
     if type(T) is not int or T < 1 or not isinstance(record.seconds, int | float):
         raise ValueError("a number is of the wrong kind")
+    if not (math.isfinite(record.seconds) and record.seconds >= 0):
+        raise ValueError("its time is none")
+    for values in (record.probability, record.belief_probability):
+        if not ((values >= 0) & (values <= 1 + 1e-6)).all():  # what is no number is neither
+            raise ValueError("a probability is none")
     if L == 0 or not len(record.last) == len(record.probability) == record.states.shape[1] == L:
         raise ValueError("its lists differ in length")
     if len(record.states) != len(record.change) or len(record.calls) != T + 1:

@@ -83,7 +83,7 @@ def play_in_terminal(record, state, out, seconds=SECONDS):
             now = record.lane_at(lane, at)
             text = text_frame(lane, now, state.view, theme, columns, colors)
             lines += text[: max(1, window.lines // len(record.lanes) - 3)]
-            lines += ["", terminal_facts(lane, math.floor(now))]
+            lines += ["", shorten(Cells(), terminal_facts(lane, math.floor(now)), 1, columns)]
         back = f"\x1b[{height}A" if height else ""
         out.write(back + "".join(f"\r\x1b[K{line}\n" for line in lines))
         out.flush()

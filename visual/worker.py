@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from bpe_tokenizer import UserError
 from visual.recording import MASKED, Race, live_record, record_run, token_names, with_beliefs
 
 
@@ -60,8 +59,10 @@ class Worker:
                 record = Race((record, twin))
             self.news.put(("record", record))
             self.news.put(("beliefs", with_beliefs(self.model, record, self.report_beliefs)))
-        except (UserError, RuntimeError) as error:  # PyTorch: out of memory, for example
-            self.news.put(("error", str(error).split("\n")[0]))
+        except Stopped:
+            raise
+        except Exception as error:  # whatever it is: the window lives on, and says so
+            self.news.put(("error", str(error).split("\n")[0] or type(error).__name__))
 
     def report_beliefs(self, fraction):
         self.stop_if_asked()
