@@ -1,5 +1,7 @@
 """The exercises' own tests: solutions pass, likely mistakes do not, unwritten ones are skipped."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,3 +60,10 @@ def test_every_exercise_is_in_the_list():
     listed = Path(exercises.__file__).with_name("README.md").read_text(encoding="utf-8")
     names = [n for n, f in vars(exercises).items() if callable(f)]
     assert names and all(f"`{name}`" in listed and hasattr(solutions, name) for name in names)
+
+
+def test_the_command_that_learners_give_finds_the_tests():
+    command = [sys.executable, "-m", "pytest", "exercises", "--collect-only", "-q"]
+    root = Path(exercises.__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "tests collected" in done.stdout, done.stdout
