@@ -7,15 +7,14 @@ Prints one line for each, and ends with exit code 1 if one of them fails.
 """
 
 import argparse
-import os
 import random
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from tqdm import trange
 
@@ -32,12 +31,8 @@ PARTS = [MASK, "<|", "|>", "mask", "a" * 70, " ", "\n", "\ud800", "\0", "’s", 
 
 
 def resident_megabytes():
-    """Memory that this process holds now (Linux), or held at most (elsewhere)."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+    """Memory that this process holds now."""
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def any_text(chance):

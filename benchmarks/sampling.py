@@ -9,7 +9,7 @@ what the matrix products of the same network calls take by themselves, with noth
 
 import argparse
 import json
-import resource
+import math
 import statistics
 import sys
 import time
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from bpe_tokenizer import UserError, write_atomically  # noqa: E402
 from mdlm.sampling import sample, sample_plain  # noqa: E402
 from mdlm.training import device_choices, load_checkpoint, newest_checkpoint  # noqa: E402
+from prepare import peak_memory  # noqa: E402
 
 
 def seconds(function, *arguments):
@@ -52,13 +53,6 @@ def product_seconds(model, n_texts, repeats=5):
     return statistics.median(times) * len(model.blocks)
 
 
-def peak_memory():
-    """The most memory this process has held, in MB (Linux counts kB, macOS bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
-
-
 def measure(model, n_texts, steps, repeats, with_plain):
     """One row of the table."""
     masks = torch.full((n_texts, model.config.context), model.mask_id)
@@ -83,7 +77,7 @@ def measure(model, n_texts, steps, repeats, with_plain):
         "tokens_per_s": masks.numel() / statistics.median(cached),
         "products_s": products,
         "times_products": statistics.median(cached) / products,
-        "peak_MB": peak_memory(),
+        "peak_MB": (peak_memory() or (math.nan, 0))[0] / 1e6,  # unknown on Windows
     }
     row["speedup"] = row["plain_s"] / row["cached_s"] if plain else None
     return row
