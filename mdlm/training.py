@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_VERSION', 'DAMAGE', 'AGAIN', 'pick_device', 'DeviceChoices', 'device_choices', 'autocast', 'to_device',
            'warmup_cosine', 'orthogonalise', 'in_stacks', 'Muon', 'make_optimizers', 'rank_and_world', 'add_up',
-           'training_step', 'EMA', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint', 'save_checkpoint',
-           'check_parts', 'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of', 'diverged', 'save_run',
-           'Damaged', 'read_state', 'restore_run', 'stop_button', 'any_process', 'read_losses', 'show_part',
-           'progress_facts', 'train', 'newest_checkpoint']
+           'training_step', 'EMA', 'covering_windows', 'evaluate', 'bits_per_byte', 'run_name', 'fingerprint',
+           'save_checkpoint', 'check_parts', 'load_checkpoint', 'Run', 'enough_passes', 'validate', 'facts_of',
+           'diverged', 'save_run', 'Damaged', 'read_state', 'restore_run', 'stop_button', 'any_process', 'read_losses',
+           'show_part', 'progress_facts', 'train', 'newest_checkpoint']
 
 # %% ../train_model.ipynb #2079c5a7
 # The training loop, its checkpoints, and what they need.
@@ -249,26 +249,32 @@ class EMA:
         for p, average in zip(self.params, self.average, strict=True):
             p.data, average.data = average.data, p.data
 
+# %% ../train_model.ipynb #5ae08e2c
+def covering_windows(tokens, length, passes=1, max_windows=None):
+    """Windows that cover a text, each `passes` times: a list of (n, length) and the shorter rest.
+
+    `max_windows` takes that many, evenly spaced, and no rest.
+    """
+    full, tail = np.arange(len(tokens) // length) * length, len(tokens) % length
+    if max_windows and max_windows < len(full):
+        full, tail = full[np.linspace(0, len(full) - 1, max_windows).astype(int)], 0
+    parts = [windows(tokens, np.tile(full, passes), length)] if len(full) else []
+    if tail:
+        parts.append(windows(tokens, np.full(passes, len(tokens) - tail), tail))
+    return parts
+
 # %% ../train_model.ipynb #00878839
 @torch.no_grad()
 def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress=lambda part: None):
     """NELBO of a text in nats per token: (mean, standard error).
 
-    The text is cut into windows of one context (the last may be shorter), so every token counts
-    once; `max_windows` takes that many, evenly spaced, for a quick look. Each window gets its own
-    number of masks, `passes` times. Low-discrepancy numbers make neighbouring estimates alike, so
-    the standard error comes from the differences of neighbours in the number of masks.
+    Each window has its own number of masks, `passes` times; see `covering_windows`.
     `progress(part)` is told how much of the work is done, from 0 to 1.
     """
     noise, (rank, world) = torch.Generator().manual_seed(seed), rank_and_world()
     model.eval()  # no dropout
-    L, device = config.context, model.embedding.weight.device
-    full, tail = np.arange(len(tokens) // L) * L, len(tokens) % L
-    if max_windows and max_windows < len(full):
-        full, tail = full[np.linspace(0, len(full) - 1, max_windows).astype(int)], 0
-    parts = [windows(tokens, np.tile(full, passes), L)] if len(full) else []
-    if tail:
-        parts.append(windows(tokens, np.full(passes, len(tokens) - tail), tail))
+    device = model.embedding.weight.device
+    parts = covering_windows(tokens, config.context, passes, max_windows)
     total = variance = n_done = 0.0
     for x in parts:
         k = spread_mask_counts(*x.shape, noise)
@@ -283,17 +289,15 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
             with autocast(device), torch.compiler.set_stance("force_eager"):
                 nats[rows] = loss_in_nats(model, x[rows].to(device), k[rows], noise).cpu().double()
         add_up([nats], device)
-        nats = nats[k.argsort()]
         n_windows = len(x) / passes
         total += n_windows * nats.mean().item()
-        exact = config.causal and not max_windows  # the twin's loss has no noise in it
-        if len(nats) > 1 and not exact:
-            variance += n_windows**2 * nats.diff().pow(2).mean().item() / 2 / len(nats)
+        if len(nats) > 1 and not (config.causal and not max_windows):  # the twin's whole is exact
+            variance += n_windows**2 * nats[k.argsort()].diff().pow(2).mean().item() / 2 / len(nats)
     progress(1.0)
-    n_tokens = len(full) * L + tail
+    n_tokens = sum(x.numel() for x in parts) / passes
     return total / n_tokens, math.sqrt(variance) / n_tokens
 
-
+# %% ../train_model.ipynb #c5f1ff07
 def bits_per_byte(nats_per_token, n_tokens, n_bytes):
     """The unit for people: it does not depend on the tokenizer."""
     return nats_per_token * n_tokens / (math.log(2) * n_bytes)
@@ -574,7 +578,7 @@ def read_losses(run, pending):
     if not math.isfinite(sum(run.losses[-10:])):
         raise diverged(run)
 
-
+# %% ../train_model.ipynb #3a3edf83
 def show_part(bar, part):
     """Say on the bar which tenth of a validation has been reached."""
     text = f"validating, {10 * math.floor(10 * part)}%: "
