@@ -124,6 +124,11 @@ def usual_rope():
     model.rope_tables = rope_tables
 
 
+def usual_init():
+    """Weights as PyTorch draws them: those of the embedding, and so of the output, 50 times ours."""
+    model.DiffusionTransformer.initialise = lambda self: None
+
+
 class Convolution(torch.nn.Module):
     """Each channel mixed with its two neighbours' before attention."""
 
@@ -157,6 +162,7 @@ VARIANTS = {  # name: settings, or a function that changes the package and may r
     "muon-in-parts": muon_in_parts,
     "no-qk-norm": no_qk_norm,
     "rope-10000": usual_rope,
+    "usual-init": usual_init,
     "loss-of-t": train_on_t,
     "few-masks-first": few_masks_first,
     "convolution": convolution,
