@@ -125,7 +125,7 @@ def usual_rope():
 
 
 def usual_init():
-    """Weights as PyTorch draws them: those of the embedding, and so of the output, 50 times ours."""
+    """Initial weights as PyTorch draws them: those of the embedding are 50 times ours."""
     model.DiffusionTransformer.initialise = lambda self: None
 
 
