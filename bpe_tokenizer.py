@@ -102,8 +102,12 @@ def write_atomically(path, data):
 def check_place(path):
     """Raise UserError now if a file could not be written to `path` after hours of work."""
     probe = Path(path).with_name(f"{Path(path).name}.probe") if Path(path).name else path
-    write_atomically(probe, b"")
-    probe.unlink()
+    try:
+        write_atomically(probe, b"")
+    except UserError as error:
+        raise UserError(str(error).replace(str(probe), str(path), 1)) from None
+    with contextlib.suppress(OSError):  # on Windows a virus scanner may be reading it
+        probe.unlink()
 
 
 def learn_merges(piece_counts, n_merges, progress=None):
@@ -408,8 +412,9 @@ def main(argv=None):
         p.add_argument("text", nargs="*", help="the text or the ids; left out: standard input")
 
     arguments = parser.parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a console may lack some of the characters
+    if hasattr(sys.stdout, "reconfigure"):  # a console may lack some of the characters
+        shown = sys.stdout.isatty()
+        sys.stdout.reconfigure(**({"errors": "replace"} if shown else {"encoding": "utf-8"}))
     try:
         if arguments.command == "train":
             _train_command(arguments)
@@ -437,7 +442,9 @@ def _train_command(arguments):
 
 def _use_command(arguments):
     tokenizer = BPETokenizer.load(arguments.tokenizer)
-    text = " ".join(arguments.text) if arguments.text else sys.stdin.buffer.read()
+    text = " ".join(arguments.text)
+    if not arguments.text:
+        text = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")  # as read_text does
     if arguments.command == "encode":
         print(*tokenizer.encode(text))
     elif arguments.command == "show":

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bpe_tokenizer import MASK, BPETokenizer, UserError, write_atomically
+from bpe_tokenizer import MASK, BPETokenizer, UserError, check_place, write_atomically
 
 END_OF_TEXT = "<|endoftext|>"
 FORMAT, VERSION = "mdlm-tokens", 1
@@ -170,7 +170,10 @@ def find_cut(file, position, size, separator=b""):
                     f"{len(data) // MB} MB from byte {position} on: is it what stands between "
                     "documents?"
                 )
-            data += file.read(len(data))  # twice as much, until one is found
+            more = file.read(len(data))  # twice as much, until one is found
+            if not more:
+                raise UserError(f"{file.name}: it has become shorter while it was read")
+            data += more
         return position + at + len(separator) if at >= 0 else size
     match = re.search(rb"[!-~](?=[ \n])", data)
     if match:
@@ -411,6 +414,7 @@ def prepare(source, folder, arguments):
     settings = {name: getattr(arguments, name) for name in names} | {"text": source.identity}
     manifest = None if arguments.restart else read_manifest(folder)
     if manifest is None:
+        check_place(folder / TOKENIZER)
         tokenizer = learn_vocabulary(source, arguments)  # may fail: what is there stays until then
         remove_shards(folder)
         tokenizer.save(folder / TOKENIZER)
@@ -454,8 +458,11 @@ def work(jobs, folder, arguments):
 
     Never more than two jobs a process are under way, so a stream waits until there is room.
     """
+    most = 61 if sys.platform == "win32" else arguments.workers  # Windows cannot wait for more
     pool = ProcessPoolExecutor(
-        arguments.workers, initializer=start_worker, initargs=(folder, arguments.separator)
+        min(most, arguments.workers),
+        initializer=start_worker,
+        initargs=(folder, arguments.separator),
     )
     pending = set()
     try:
@@ -533,10 +540,7 @@ def parse_arguments(argv=None):
         "--shard-mb", type=number, default=32, help="text in each file of tokens: %(default)s"
     )
     parser.add_argument(
-        "--workers",
-        type=number,
-        default=min(61, os.cpu_count() or 1),  # the most that Windows can wait for
-        help="processes: %(default)s",
+        "--workers", type=number, default=os.cpu_count() or 1, help="processes: %(default)s"
     )
     parser.add_argument(
         "--separator",

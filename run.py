@@ -11,11 +11,11 @@ A virtual environment that is active is used; without one, `.venv` is made besid
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -32,31 +32,30 @@ def environment_python():
         return sys.executable
     folder = HERE / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not has_pip(python):
-        print(f"making a virtual environment in {folder.name}", flush=True)
-        try:
-            venv.create(folder, with_pip=True, clear=True)
-        except subprocess.CalledProcessError:
-            sys.exit(
-                "no virtual environment can be made: on Debian and Ubuntu, first "
-                "sudo apt install python3-venv"
-            )
+    try:
+        if not python.exists():
+            print(f"making a virtual environment in {folder.name}", flush=True)
+            venv.create(folder, with_pip=True)
+        elif subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
+            print(f"adding pip to {folder.name}", flush=True)  # its making had been broken off
+            subprocess.run([python, "-m", "ensurepip"], check=True)
+    except subprocess.CalledProcessError:
+        sys.exit(
+            "no pip for the virtual environment: on Debian and Ubuntu, first "
+            "sudo apt install python3-venv"
+        )
     return str(python)
-
-
-def has_pip(python):
-    """Whether that Python exists and can install packages: one broken off half-made cannot."""
-    command = [python, "-c", "import pip"]
-    return python.exists() and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def call(*command):
     """Run a command in the project's folder; if it fails, end with its exit code."""
     with subprocess.Popen(command, cwd=HERE) as process:
         while process.poll() is None:
-            # Ctrl-C is for the command, which has it from the terminal too: let it end its own way
-            with contextlib.suppress(KeyboardInterrupt):
+            try:
                 process.wait()
+            except KeyboardInterrupt:  # it is for the command: let that end in its own way
+                if not sys.stdin.isatty() and os.name == "posix":
+                    process.send_signal(signal.SIGINT)  # no terminal has told it
     if process.returncode:
         sys.exit(process.returncode)
 
@@ -79,9 +78,13 @@ def execute(notebook):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a file or console may lack some of the characters
 
+    presses = []
+
     def interrupt(*_):
-        """Pass Ctrl-C on: a training saves what it has. A second one ends everything."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        """Pass Ctrl-C on: a training saves what it has. Twice in two seconds ends everything."""
+        presses.append(time.monotonic())
+        if not kernel.has_kernel or (len(presses) > 1 and presses[-1] - presses[-2] < 2):
+            raise KeyboardInterrupt
         kernel.interrupt_kernel()
 
     usual = signal.signal(signal.SIGINT, interrupt)
@@ -98,8 +101,10 @@ def execute(notebook):
     except PapermillExecutionError as error:
         # the notebook's traceback is in the output file; a user's mistake needs one line only
         sys.exit(f"{notebook}: {error.ename}: {error.evalue} (cell {error.exec_count})")
-    except KeyboardInterrupt:
-        sys.exit(f"{notebook}: broken off")
+    except (KeyboardInterrupt, RuntimeError):
+        if not presses:
+            raise
+        sys.exit(f"{notebook}: broken off")  # the kernel was not ready to save anything
     finally:
         signal.signal(signal.SIGINT, usual)
         if kernel.has_kernel:

@@ -9,7 +9,6 @@ what the matrix products of the same network calls take by themselves, with noth
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import time
@@ -68,6 +67,7 @@ def measure(model, n_texts, steps, repeats, with_plain):
     products = calls * product_seconds(
         model, n_texts
     )  # calls are per text: all together, so many full batches
+    own, _ = peak_memory() or (None, None)
     row = {
         "texts": n_texts,
         "T": steps,
@@ -77,7 +77,7 @@ def measure(model, n_texts, steps, repeats, with_plain):
         "tokens_per_s": masks.numel() / statistics.median(cached),
         "products_s": products,
         "times_products": statistics.median(cached) / products,
-        "peak_MB": (peak_memory() or (math.nan, 0))[0] / 1e6,  # unknown on Windows
+        "peak_MiB": own / 2**20 if own else None,  # unknown on Windows
     }
     row["speedup"] = row["plain_s"] / row["cached_s"] if plain else None
     return row
@@ -93,7 +93,7 @@ COLUMNS = {  # heading: (key, format)
     "tokens/s": ("tokens_per_s", "{:,.0f}"),
     "products alone": ("products_s", "{:.2f} s"),
     "cached / products": ("times_products", "{:.2f}"),
-    "peak memory": ("peak_MB", "{:.0f} MB"),
+    "peak memory": ("peak_MiB", "{:.0f} MiB"),
 }
 
 

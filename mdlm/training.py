@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -76,9 +77,10 @@ def device_choices(device):
     """
     if device.type == "cuda":
         new = torch.cuda.is_bf16_supported(including_emulation=False)
-        compilers = (os.environ.get("CC", "gcc"), "clang")
-        builds = importlib.util.find_spec("triton") and any(map(shutil.which, compilers))
-        builds = bool(builds) and torch.cuda.get_device_capability(device) >= (7, 0)
+        compilers = os.environ.get("CC", "gcc clang").split()
+        has_compiler = sys.platform == "win32" or any(map(shutil.which, compilers))
+        builds = importlib.util.find_spec("triton") is not None and has_compiler
+        builds = builds and torch.cuda.get_device_capability(device) >= (7, 0)
         return DeviceChoices(torch.bfloat16 if new else torch.float16, not new, builds, True)
     if device.type == "cpu":
         has = torch.cpu.get_capabilities()
@@ -514,8 +516,11 @@ def read_state(path):
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise Damaged(f"{path}: damaged (its digest is not that of its content); {AGAIN}")
-    # into the CPU's memory: a GPU that is full must not pass for a damaged file
-    return torch.load(io.BytesIO(data[:-32]), map_location="cpu", weights_only=True)
+    try:  # into the CPU's memory: a GPU that is full must not pass for a damaged file
+        return torch.load(io.BytesIO(data[:-32]), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise Damaged(f"{path}: no state of a training ({line}); {AGAIN}") from None
 
 
 def restore_run(run):

@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -57,8 +59,7 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
     """And the program waits until that has saved its work, and says in one line how it ended."""
     cell = nbformat.v4.new_code_cell(
         "import time\n"
-        "print('under way', flush=True)\n"
-        "try:\n    time.sleep(100)\n"
+        "try:\n    print('under way', flush=True)\n    time.sleep(100)\n"
         "except KeyboardInterrupt:\n    time.sleep(1)\n    raise ValueError('saved') from None"
     )
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "long.ipynb")
@@ -70,17 +71,27 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
         [sys.executable, "outer.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
-    while "under way" not in process.stdout.readline():
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    message = process.communicate(timeout=60)[1]
+    deadline = threading.Timer(120, end_with_children, [process.pid])
+    deadline.start()
+    while "under way" not in (line := process.stdout.readline()):
+        assert line or process.poll() is None
+    process.send_signal(signal.SIGINT)
+    message = process.communicate()[1]
+    deadline.cancel()
     assert process.returncode == 1 and "ValueError: saved" in message.splitlines()[-1]
     assert "Traceback" not in message
+
+
+def end_with_children(pid):
+    """Kill a process and all that it has started."""
+    process = psutil.Process(pid)
+    for each in [*process.children(recursive=True), process]:
+        each.kill()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -426,10 +426,10 @@ def check_record(record):
     if type(T) is not int or T < 1 or not isinstance(record.seconds, int | float):
         raise ValueError("a number is of the wrong kind")
     if not (math.isfinite(record.seconds) and record.seconds >= 0):
-        raise ValueError("its time is none")
+        raise ValueError("its time is not a time")
     for values in (record.probability, record.belief_probability):
         if not ((values >= 0) & (values <= 1 + 1e-6)).all():  # what is no number is neither
-            raise ValueError("a probability is none")
+            raise ValueError("a probability is not between 0 and 1")
     if L == 0 or not len(record.last) == len(record.probability) == record.states.shape[1] == L:
         raise ValueError("its lists differ in length")
     if len(record.states) != len(record.change) or len(record.calls) != T + 1:

@@ -3,10 +3,12 @@
 import contextlib
 import queue
 import threading
+import traceback
 from dataclasses import replace
 
 import numpy as np
 
+from bpe_tokenizer import UserError
 from visual.recording import MASKED, Race, live_record, record_run, token_names, with_beliefs
 
 
@@ -61,8 +63,11 @@ class Worker:
             self.news.put(("beliefs", with_beliefs(self.model, record, self.report_beliefs)))
         except Stopped:
             raise
-        except Exception as error:  # whatever it is: the window lives on, and says so
-            self.news.put(("error", str(error).split("\n")[0] or type(error).__name__))
+        except (UserError, RuntimeError) as error:  # PyTorch: out of memory, for example
+            self.news.put(("error", str(error).split("\n")[0]))
+        except Exception as error:  # a bug: the window lives on, and the terminal has the details
+            traceback.print_exc()
+            self.news.put(("error", f"{type(error).__name__}: {error}".split("\n")[0]))
 
     def report_beliefs(self, fraction):
         self.stop_if_asked()
