@@ -258,10 +258,13 @@ def keep(results):
 
 
 def step_takes(name, results):
-    """Seconds a step of that run, on the CPU that was timed. A learning rate costs nothing."""
+    """Seconds a step of that run, on the CPU that was timed.
+
+    Another learning rate and other initial weights cost nothing.
+    """
     change = VARIANTS[name]
     rate = isinstance(change, dict) and change.keys() <= {"muon_lr", "adamw_lr"}
-    return results["seconds"].get("base" if rate else name)
+    return results["seconds"].get("base" if rate or change is usual_init else name)
 
 
 def run_all(names, arguments, results):
