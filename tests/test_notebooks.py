@@ -3,15 +3,12 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import nbformat
 import papermill
-import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -52,46 +49,6 @@ def test_all_run(tmp_path):
         )
     assert (tmp_path / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
     assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 3
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
-def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
-    """And the program waits until that has saved its work, and says in one line how it ended."""
-    cell = nbformat.v4.new_code_cell(
-        "import time\n"
-        "try:\n    print('under way', flush=True)\n    time.sleep(100)\n"
-        "except KeyboardInterrupt:\n    time.sleep(1)\n    raise ValueError('saved') from None"
-    )
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "long.ipynb")
-    (tmp_path / "inner.py").write_text("import run; run.execute('long.ipynb')")
-    (tmp_path / "outer.py").write_text(
-        "import sys, run; run.HERE = '.'; run.call(sys.executable, 'inner.py')"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "outer.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = threading.Timer(120, end_with_children, [process.pid])
-    deadline.start()
-    while "under way" not in (line := process.stdout.readline()):
-        assert line or process.poll() is None
-    process.send_signal(signal.SIGINT)
-    message = process.communicate()[1]
-    deadline.cancel()
-    assert process.returncode == 1 and "ValueError: saved" in message.splitlines()[-1]
-    assert "Traceback" not in message
-
-
-def end_with_children(pid):
-    """Kill a process and all that it has started."""
-    process = psutil.Process(pid)
-    for each in [*process.children(recursive=True), process]:
-        each.kill()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
