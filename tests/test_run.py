@@ -43,7 +43,10 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "long.ipynb")
     (tmp_path / "inner.py").write_text("import run; run.execute('long.ipynb')")
     (tmp_path / "outer.py").write_text(
-        "import sys, run; run.HERE = '.'; run.call(sys.executable, 'inner.py')"
+        "import signal, sys, run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
+        "run.HERE = '.'\n"
+        "run.call(sys.executable, 'inner.py')\n"
     )
     process = subprocess.Popen(
         [sys.executable, "outer.py"],
