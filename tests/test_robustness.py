@@ -29,6 +29,7 @@ from mdlm.diffusion import diffusion_loss, nelbo
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import adjust, draw, sample
 from mdlm.training import Run, fingerprint, load_checkpoint, save_checkpoint, save_run, train
+from prepare import peak_memory
 from visual.controls import State
 from visual.page import lay_out
 from visual.recording import Settings, load_record, record_bytes, record_run
@@ -55,12 +56,8 @@ def model(corpus):
 
 def most_memory():
     """Most memory that this process has used, in bytes; on Windows, what it uses now."""
-    try:
-        import resource
-    except ImportError:
-        return psutil.Process().memory_info().rss
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = peak_memory()  # of this process, of a child
+    return peak[0] if peak else psutil.Process().memory_info().rss
 
 
 def one_line(error, path):

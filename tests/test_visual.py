@@ -771,6 +771,7 @@ def test_files(record, tmp_path, kind):
 
 def test_mp4_needs_its_library(record, tmp_path, monkeypatch):
     save(tmp_path / "out.mp4", record, State(), (401, 301), n_frames=5)
+    assert (tmp_path / "out.mp4").read_bytes()[4:8] == b"ftyp"
     n_frames, _ = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "out.mp4"))
     assert n_frames >= 5
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -797,10 +798,13 @@ def test_the_terminal(record, monkeypatch):
     play_in_terminal(record, State(), out)
     finished = text_frame(record, 99, "text", THEMES["dark"], 78, colors=False)
     assert "\x1b" not in out.getvalue() and out.getvalue().endswith("\n".join(finished) + "\n\n")
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda _: os.terminal_size((60, 9)))
+    out = Terminal()
+    play_in_terminal(record, State(), out, seconds=0.2)
+    assert "\x1b[38;2;" in out.getvalue() and "masked 0" in out.getvalue()
     monkeypatch.setattr(shutil, "get_terminal_size", lambda _: os.terminal_size((40, 9)))
     out = Terminal()
     play_in_terminal(record, State(), out, seconds=0.2)
-    assert "\x1b[38;2;" in out.getvalue() and "step" in out.getvalue()
     shown = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", out.getvalue())
     assert max(map(len, re.split(r"[\r\n]+", shown))) < 40  # a longer one would take two lines
     monkeypatch.setenv("NO_COLOR", "1")
