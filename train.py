@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bpe_tokenizer import UserError, check_place
-from mdlm.config import PRESETS, Config
+from mdlm.config import PRESETS, Config, usual_preset
 
 
 def parse_arguments(argv=None):
@@ -28,7 +28,7 @@ def parse_arguments(argv=None):
         "--preset",
         choices=["auto", *PRESETS],
         default="auto",
-        help="defaults for this kind of machine (auto: cuda if there is a CUDA GPU)",
+        help="settings to start from (auto: cuda, cpu or small, what suits this machine)",
     )
     parser.add_argument(
         "--data",
@@ -46,8 +46,9 @@ def parse_arguments(argv=None):
     for field in fields(Config):
         if field.name == "corpus":
             continue
-        cuda = PRESETS["cuda"].get(field.name, field.default)
-        default = field.default if cuda == field.default else f"{field.default}; cuda: {cuda}"
+        values = {p: PRESETS[p].get(field.name, field.default) for p in ("small", "cuda")}
+        others = [f"{p}: {value}" for p, value in values.items() if value != field.default]
+        default = "; ".join([str(field.default), *others])
         kind = (
             {"action": argparse.BooleanOptionalAction}
             if field.type is bool
@@ -58,9 +59,7 @@ def parse_arguments(argv=None):
         )
     arguments = parser.parse_args(argv)
     if arguments.preset == "auto":
-        import torch
-
-        arguments.preset = "cuda" if torch.cuda.is_available() else "cpu"
+        arguments.preset = usual_preset()
     given = {f.name: getattr(arguments, f.name) for f in fields(Config)}
     given = {name: value for name, value in given.items() if value is not None}
     return Config(**{**PRESETS[arguments.preset], **given}), arguments

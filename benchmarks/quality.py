@@ -156,6 +156,7 @@ def convolution():
 
 
 BASE = dict(muon_lr=0.0025)
+SMALL = dict(n_layers=4, d_model=128, n_heads=2, batch_size=16)
 VARIANTS = {  # name: settings, or a function that changes the package and may return settings
     "base": {},
     "adamw": use_adamw,
@@ -177,6 +178,12 @@ VARIANTS = {  # name: settings, or a function that changes the package and may r
     "vocabulary-4096": dict(vocab_size=4096),
     "narrow-deep": dict(d_model=192, n_layers=10, n_heads=3),
     "wide-shallow": dict(d_model=384, n_layers=3, n_heads=6),
+    "4-by-192": SMALL | dict(d_model=192, n_heads=3),
+    "4-by-128": SMALL,
+    "4-by-128-batch-8": SMALL | dict(batch_size=8),
+    "4-by-128-muon-lr-0.005": SMALL | dict(muon_lr=0.005),
+    "4-by-96": SMALL | dict(d_model=96),
+    "6-by-128": SMALL | dict(n_layers=6),
     "no-ema": dict(ema=0.0),
     "dropout-0.1": dict(dropout=0.1),
     "time-conditioning": dict(time_conditioning=True),
@@ -271,9 +278,11 @@ def step_takes(name, results):
 
     Another learning rate and other initial weights cost nothing.
     """
-    change = VARIANTS[name]
-    rate = isinstance(change, dict) and change.keys() <= {"muon_lr", "adamw_lr"}
-    return results["seconds"].get("base" if rate or change is usual_init else name)
+    change = {} if VARIANTS[name] is usual_init else VARIANTS[name]
+    if isinstance(change, dict):
+        costly = {k: v for k, v in change.items() if k not in ("muon_lr", "adamw_lr")}
+        name = next((other for other, c in VARIANTS.items() if c == costly), name)
+    return results["seconds"].get(name)
 
 
 def run_all(names, arguments, results):

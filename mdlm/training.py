@@ -40,7 +40,7 @@ from bpe_tokenizer import BPETokenizer, UserError, check_place, write_atomically
 
 # In the notebook these are defined above; the exported module has to import them.
 if __name__ != "__main__":
-    from mdlm.config import Config
+    from mdlm.config import Config, cpu_has_bfloat16
     from mdlm.corpus import windows
     from mdlm.diffusion import loss_in_nats, spread_mask_counts
     from mdlm.model import DiffusionTransformer
@@ -83,8 +83,7 @@ def device_choices(device):
         builds = builds and torch.cuda.get_device_capability(device) >= (7, 0)
         return DeviceChoices(torch.bfloat16 if new else torch.float16, not new, builds, True)
     if device.type == "cpu":
-        has = torch.cpu.get_capabilities()
-        new = has.get("avx512_bf16") or has.get("amx_bf16")
+        new = cpu_has_bfloat16()
         header = Path(sysconfig.get_paths()["include"]) / "Python.h"
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         builds = sys.platform == "linux" and header.exists() and compiler is not None

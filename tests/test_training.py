@@ -307,6 +307,27 @@ def test_each_device_gets_what_suits_it(name, has, expected, monkeypatch, tmp_pa
     assert choices == expected
 
 
+MACHINES = [  # (CUDA, MPS, instructions of the CPU, threads, preset)
+    (True, False, {}, 2, "cuda"),
+    (False, True, {}, 2, "cpu"),
+    (False, False, dict(avx2=True, avx512_bf16=True), 2, "cpu"),
+    (False, False, dict(avx2=True, amx_bf16=True), 2, "cpu"),
+    (False, False, dict(avx2=True, avx512_bf16=False), 8, "cpu"),
+    (False, False, dict(avx2=True), 2, "small"),
+]
+
+
+@pytest.mark.parametrize(("cuda", "mps", "has", "threads", "expected"), MACHINES)
+def test_each_machine_gets_the_preset_that_suits_it(cuda, mps, has, threads, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert command_line.parse_arguments(["--steps", "7"])[0] == Config(
+        **{**PRESETS[expected], "steps": 7}
+    )
+
+
 def test_float16_training_scales_the_loss_and_survives_an_overflow(corpus, tmp_path, monkeypatch):
     """The way of a T4, on a CPU: float16 products, and a GradScaler that starts far too high."""
     choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
