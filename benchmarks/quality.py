@@ -181,6 +181,7 @@ VARIANTS = {  # name: settings, or a function that changes the package and may r
     "4-by-192": SMALL | dict(d_model=192, n_heads=3),
     "4-by-128": SMALL,
     "4-by-128-batch-8": SMALL | dict(batch_size=8),
+    "4-by-128-muon-lr-0.00125": SMALL | dict(muon_lr=0.00125),
     "4-by-128-muon-lr-0.005": SMALL | dict(muon_lr=0.005),
     "4-by-96": SMALL | dict(d_model=96),
     "6-by-128": SMALL | dict(n_layers=6),
