@@ -141,6 +141,6 @@ def usual_preset():
 
     if torch.cuda.is_available():
         return "cuda"
-    many_cores = torch.get_num_threads() >= 8
+    many_cores = torch.get_num_threads() >= 8  # four times the two that the defaults are for
     fast = cpu_has_bfloat16() or many_cores or torch.backends.mps.is_available()
     return "cpu" if fast else "small"
