@@ -5,15 +5,15 @@
     python benchmarks/quality.py --steps 500 base adamw
     python benchmarks/quality.py --list
 
-The base is the CPU preset with the learning rate that did best over all of its 3,000 steps. The
-budget is the time of so many of its steps: a run whose step takes twice as long gets half of them,
-and its learning rate falls over just these. What a run learns depends on its steps, not on the
-machine: so times are those of the machine of `--time`, a 2-core CPU, say, and training may go on
-on another one, such as a GPU, `--jobs` runs beside each other. All results are kept in
-quality.json; tables of them are printed and written to quality.md.
+The base is the CPU preset. The budget is the time of so many of its steps: a run whose step takes
+twice as long gets half of them, and its learning rate falls over just these. What a run learns
+depends on its steps, not on the machine: so times are those of the machine of `--time`, a 2-core
+CPU, say, and training may go on on another one, such as a GPU, `--jobs` runs beside each other. All
+results are kept in quality.json; tables of them are printed and written to quality.md.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -155,7 +155,16 @@ def convolution():
     model.Attention = AttentionAfterConvolution
 
 
-BASE = dict(muon_lr=0.0025)
+def also(change, settings):
+    """That change of the package, and these settings."""
+
+    @functools.wraps(change)
+    def both():
+        return settings | (change() or {})
+
+    return both
+
+
 SMALL = dict(n_layers=4, d_model=128, n_heads=2, batch_size=16)
 VARIANTS = {  # name: settings, or a function that changes the package and may return settings
     "base": {},
@@ -183,6 +192,12 @@ VARIANTS = {  # name: settings, or a function that changes the package and may r
     "4-by-128-batch-8": SMALL | dict(batch_size=8),
     "4-by-128-muon-lr-0.00125": SMALL | dict(muon_lr=0.00125),
     "4-by-128-muon-lr-0.005": SMALL | dict(muon_lr=0.005),
+    "4-by-128-adamw-lr-6e-3": SMALL | dict(adamw_lr=6e-3),
+    "4-by-128-vocabulary-4096": SMALL | dict(vocab_size=4096),
+    "4-by-128-vocabulary-4096-adamw-lr-6e-3": SMALL | dict(vocab_size=4096, adamw_lr=6e-3),
+    "4-by-128-vocabulary-8192-adamw-lr-6e-3": SMALL | dict(vocab_size=8192, adamw_lr=6e-3),
+    "4-by-128-few-masks-first": also(few_masks_first, SMALL),
+    "4-by-128-muon-in-parts": also(muon_in_parts, SMALL),
     "4-by-96": SMALL | dict(d_model=96),
     "6-by-128": SMALL | dict(n_layers=6),
     "no-ema": dict(ema=0.0),
@@ -195,7 +210,7 @@ PLAN = {}  # the steps of the run under way, for few_masks_first
 def settings_of(name):
     """Change the package as the variant NAME says. Returns its settings."""
     change = VARIANTS[name]
-    return BASE | (change if isinstance(change, dict) else change() or {})
+    return change if isinstance(change, dict) else change() or {}
 
 
 def time_step(name):
@@ -232,7 +247,7 @@ def train_for(name, steps):
 
 def tables(results):
     """Results as Markdown: a table for each budget, the best first."""
-    lines, budget = [], None
+    lines, budget, usual = [], None, Config()
     rows = results["runs"].values()
     for row in sorted(rows, key=lambda row: (row["budget"], row["bpb"])):
         if row["budget"] != budget:
@@ -243,7 +258,7 @@ def tables(results):
                 "|---|---|---:|---:|---:|---:|---:|",
             ]
         changed = row["what"] or ", ".join(
-            f"{k} {v}" for k, v in row["settings"].items() if BASE.get(k) != v
+            f"{k} {v}" for k, v in row["settings"].items() if getattr(usual, k) != v
         )
         lines.append(
             f"| `{row['name']}` | {changed or 'nothing'} | {row['parameters'] / 1e6:.1f}M "
@@ -253,14 +268,13 @@ def tables(results):
     return "\n".join(lines)
 
 
-HEAD = f"""# What makes the model learn fast
+HEAD = """# What makes the model learn fast
 
 Bits per byte of all of the validation text (a bound, with its standard error). Each run changes one
-thing of the base: the CPU preset with `muon_lr` {BASE["muon_lr"]}. All of a table train for the
-same time, that of so many steps of the base on a 2-core CPU: so a run gets fewer where its steps
-take longer (timed to 6 %: smaller differences of time are noise). 300 steps are ten minutes on a
-CPU with AVX2 only; 2,000 are ten minutes on one with AVX512-BF16; 3,000 are the whole run of the
-notebook. A run is made by
+thing of the base, the CPU preset. All of a table train for the same time, that of so many steps of
+the base on a 2-core CPU: so a run gets fewer where its steps take longer (timed to 6 %: smaller
+differences of time are noise). 300 steps are ten minutes on a CPU with AVX2 only; 2,000 are ten
+minutes on one with AVX512-BF16; 3,000 are the whole run of the preset. A run is made by
 
     python benchmarks/quality.py --time base RUN
     python benchmarks/quality.py --steps STEPS RUN

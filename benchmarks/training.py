@@ -1,7 +1,7 @@
 """Time a training step: its parts, three plain ways of writing it, and the limit.
 
     python benchmarks/training.py                     a table, and training.json
-    python benchmarks/training.py --sizes small --rounds 3
+    python benchmarks/training.py --sizes "small preset" --rounds 3
 
 All contestants take turns in one process, and the figures are medians. "Straightforward" is the
 step as one would write it first: not compiled, output layer and cross-entropy at every position,
@@ -42,7 +42,8 @@ from mdlm.training import (  # noqa: E402
 )
 
 SIZES = {
-    "small": dict(n_layers=4, d_model=128, n_heads=2),
+    "4 by 128": dict(n_layers=4, d_model=128, n_heads=2),
+    "small preset": PRESETS["small"],
     "cpu preset": {},
     "large": dict(n_layers=8, d_model=384, n_heads=6, batch_size=16),
 }

@@ -116,16 +116,15 @@ def orthogonalise(g, iterations=5):
     """Matrices g (..., m, n) with singular values moved close to 1 (Newton-Schulz iteration)."""
     x = g.mT if g.shape[-2] > g.shape[-1] else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # all singular values at most 1
+    one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     for _ in range(iterations):  # each singular value: s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        x = (3.4445 * one - 4.7750 * a + 2.0315 * a @ a) @ x
     return x.mT if g.shape[-2] > g.shape[-1] else x
 
 # %% ../train_model.ipynb #6fc88b12
 def in_stacks(matrices):
-    """A list of matrices as lists of those done at once: on a GPU, all that have the same shape."""
-    if not matrices[0].is_cuda:
-        return [[p] for p in matrices]  # a CPU's cache holds one better than all
+    """A list of matrices as lists of those that have the same shape."""
     stacks = {}
     for p in matrices:
         stacks.setdefault(p.shape, []).append(p)
