@@ -271,10 +271,11 @@ def tables(results):
 HEAD = """# What makes the model learn fast
 
 Bits per byte of all of the validation text (a bound, with its standard error). Each run changes one
-thing of the base, the CPU preset. All of a table train for the same time, that of so many steps of
-the base on a 2-core CPU: so a run gets fewer where its steps take longer (timed to 6 %: smaller
-differences of time are noise). 300 steps are ten minutes on a CPU with AVX2 only; 2,000 are ten
-minutes on one with AVX512-BF16; 3,000 are the whole run of the preset. A run is made by
+thing of the base, the CPU preset, or of the smaller model that its name begins with. All of a table
+train for the same time, that of so many steps of the base on a 2-core CPU: so a run gets fewer
+where its steps take longer (timed to 6 %: smaller differences of time are noise). 300 steps are ten
+minutes on a CPU with AVX2 only; 2,000 are ten minutes on one with AVX512-BF16; 3,000 are the whole
+run of the preset. A run is made by
 
     python benchmarks/quality.py --time base RUN
     python benchmarks/quality.py --steps STEPS RUN

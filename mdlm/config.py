@@ -12,7 +12,7 @@ from bpe_tokenizer import UserError
 
 @dataclass
 class Config:
-    """One run. The defaults are the CPU preset; `PRESETS` holds what a CUDA GPU changes."""
+    """One run. The defaults are the CPU preset; `PRESETS` holds what the others change."""
 
     # the text
     corpus: str = "kjv"  # or "shakespeare", a UTF-8 .txt file, a folder made by prepare.py
