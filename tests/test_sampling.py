@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import permutations
 
 import pytest
 import torch
@@ -26,8 +27,18 @@ from mdlm.sampling import (
     sample_remask,
     template,
 )
-from mdlm.twin import sample_twin, step_with_cache
-from toy import MASK, TEXTS, ExactDenoiser, exact_groups, exact_sampler, some_language
+from mdlm.twin import nats_along, sample_twin, step_with_cache
+from toy import (
+    MASK,
+    TEXTS,
+    ExactDenoiser,
+    exact_groups,
+    exact_nelbo,
+    exact_sampler,
+    inconsistent_denoiser,
+    orders,
+    some_language,
+)
 
 SAMPLERS = [sample_plain, sample, sample_first_hitting, sample_confident, sample_remask]
 N = 20_000  # texts drawn for each test
@@ -234,6 +245,16 @@ def test_twin_writes_from_left_to_right(twin):
     result = sample_twin(twin, z, torch.Generator().manual_seed(0))
     assert (result.tokens[:, :4] == 7).all() and (result.tokens != twin.mask_id).all()
     assert result.step[0].tolist() == [0] * 4 + list(range(1, 13))
+
+
+def test_the_cost_along_an_order_is_exact_and_the_bound_is_their_mean():
+    text = (0, 2, 1)
+    every = torch.tensor(list(permutations(range(3))))  # in the order of toy.orders
+    for table in (MODEL, inconsistent_denoiser()):
+        nats = nats_along(table, torch.tensor(text), every)
+        assert nats.tolist() == pytest.approx(orders(table, text), rel=1e-5)
+        assert nats.mean().item() == pytest.approx(exact_nelbo(table, text), rel=1e-5)
+    assert nats.std() > 0.1  # those conditionals agree on no order; else this would test little
 
 
 def test_bad_input(model):
