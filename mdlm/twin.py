@@ -64,12 +64,12 @@ def nats_along(model, x, orders):
 
     x: (L,) token ids; orders: (K, L), in each row the places 0..L-1 in some order. Returns (K,).
     """
-    (K, L), rows = orders.shape, torch.arange(len(orders))
+    (K, L), rows = orders.shape, torch.arange(len(orders), device=orders.device)
     z, nats = torch.full_like(orders, model.mask_id), torch.zeros(K, dtype=torch.float64)
     for i, place in enumerate(orders.T):  # (K,) the next place in each order
         t = torch.full((K,), 1 - i / L, device=z.device)
         with autocast(z.device):
             logits = model.head(model.features(z, t)[rows, place])  # (K, V - 1)
-        nats += F.cross_entropy(logits.double(), x[place], reduction="none").cpu()
+        nats += F.cross_entropy(logits, x[place], reduction="none").cpu()
         z[rows, place] = x[place]
     return nats
