@@ -11,6 +11,8 @@ import nbformat
 import papermill
 import pytest
 
+from mdlm.corpus import load_text
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ["train_model.ipynb", "sampling.ipynb", "twin.ipynb"]
 TINY = dict(
@@ -34,8 +36,10 @@ def test_all_run(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for package in ("mdlm", "visual"):
         shutil.copytree(ROOT / package, tmp_path / package)
+    part = load_text("kjv", tmp_path / "data")[:400_000]  # all of it takes a minute more
+    (tmp_path / "part.txt").write_text(part, encoding="utf-8")
     for notebook, parameters in [
-        ("train_model.ipynb", dict(preset="cpu", overrides=TINY)),
+        ("train_model.ipynb", dict(preset="cpu", corpus_name="part.txt", overrides=TINY)),
         ("sampling.ipynb", dict(steps=16, n_samples=1, comparison_steps=[4, 8])),
         ("twin.ipynb", dict(n_samples=4)),
     ]:

@@ -104,7 +104,7 @@ def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
     assert expected[0] == TINY["steps"] == len(expected[1])
 
     chance, kills = random.Random(0), 0
-    while kills < 20:  # at any moment after a new state has been written, saving included
+    while kills < 12:  # at any moment after a new state has been written, saving included
         before = when_saved(folders[1])
         process = subprocess.Popen(command(folders[1]), stderr=subprocess.DEVNULL)
         while process.poll() is None and when_saved(folders[1]) == before:
