@@ -46,6 +46,13 @@ ODD_SPACE = re.compile(r" (?:\s|\Z)")
 BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
+def print_anything():
+    """From now on a character that the console or file lacks is printed as "?", and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 class UserError(ValueError):
     """A mistake that the user can mend: one line that names the cause and the cure."""
 
@@ -76,14 +83,28 @@ def read_text(path):
     return text
 
 
+def plain_file(path):
+    """Where a file named `path` is, or would be: links are followed, so that they stay links.
+
+    Raises UserError for what a file cannot replace: no name, a folder, a device.
+    """
+    path = Path(path)
+    try:
+        if path.name and path.exists() and not path.is_file():
+            raise UserError(f"{path}: cannot be written (it is not a plain file)")
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL byte in it
+        raise UserError(f"{str(path)!r}: cannot be written ({error})") from None
+    if not path.name:
+        raise UserError(f"{path}: cannot be written (a file needs a name)")
+    return Path(os.path.realpath(path))
+
+
 def write_atomically(path, data):
     """Write `data` (bytes) to `path` so that a crash leaves the old file or the new one, whole.
 
     Raises UserError if the place cannot be written to.
     """
-    path = Path(path)
-    if not path.name:
-        raise UserError(f"{path}: cannot be written (a file needs a name)")
+    path = plain_file(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +122,8 @@ def write_atomically(path, data):
 
 def check_place(path):
     """Raise UserError now if a file could not be written to `path` after hours of work."""
-    probe = Path(path).with_name(f"{Path(path).name}.probe") if Path(path).name else path
+    place = plain_file(path)
+    probe = place.with_name(f"{place.name}.probe")
     try:
         write_atomically(probe, b"")
     except UserError as error:
@@ -312,6 +334,7 @@ class BPETokenizer:
 
         Raises IndexError for a number that is no id.
         """
+        ids = list(ids)
         if min(ids, default=0) < 0:  # Python would count from the end
             raise IndexError(f"{min(ids)} is no token id")
         return b"".join([self.token_bytes[i] for i in ids])
@@ -412,9 +435,9 @@ def main(argv=None):
         p.add_argument("text", nargs="*", help="the text or the ids; left out: standard input")
 
     arguments = parser.parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):  # a console may lack some of the characters
-        shown = sys.stdout.isatty()
-        sys.stdout.reconfigure(**({"errors": "replace"} if shown else {"encoding": "utf-8"}))
+    print_anything()
+    if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # for a file or another program, all of it
     try:
         if arguments.command == "train":
             _train_command(arguments)
@@ -423,6 +446,10 @@ def main(argv=None):
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read this, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

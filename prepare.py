@@ -34,11 +34,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bpe_tokenizer import MASK, BPETokenizer, UserError, check_place, write_atomically
+from bpe_tokenizer import (
+    MASK,
+    BPETokenizer,
+    UserError,
+    check_place,
+    print_anything,
+    write_atomically,
+)
 
 END_OF_TEXT = "<|endoftext|>"
 FORMAT, VERSION = "mdlm-tokens", 1
 MANIFEST, TOKENIZER = "corpus.json", "tokenizer.json"
+SHARD_NAME = re.compile(r"(train|val)-\d{6}\.bin")
 MB = 1_000_000
 BLOCK = 2 * MB  # bytes of text encoded at a time
 LONGEST_DOCUMENT = 64 * MB  # where --separator says that a file holds several
@@ -97,19 +105,33 @@ def open_tokens(folder):
     for split in ("train", "val"):
         shards = [shard for shard in manifest["shards"] if shard["split"] == split]
         for shard in shards:
-            path = folder / shard["file"]
-            if not path.is_file() or path.stat().st_size != shard["tokens"] * dtype.itemsize:
-                raise UserError(f"{path}: missing, or not as long as it was written: prepare again")
-        arrays = [np.memmap(folder / s["file"], dtype, "r") for s in shards if s["tokens"]]
+            if not is_whole(folder, shard, dtype):
+                raise UserError(
+                    f"{folder / shard['file']}: missing, or not as long as it was written: run the "
+                    "same prepare.py command again"
+                )
+        try:
+            arrays = [np.memmap(folder / s["file"], dtype, "r") for s in shards if s["tokens"]]
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
         digests = "".join(shard["sha256"] for shard in shards)
         parts.append(Shards(arrays, hashlib.sha256(digests.encode()).hexdigest()))
         sizes.append(sum(shard["bytes"] for shard in shards))
     return tokenizer, *parts, *sizes
 
 
+def is_whole(folder, shard, dtype):
+    """Whether the file that an entry of the manifest names is there, and as long as it says."""
+    path = folder / shard["file"]
+    return path.is_file() and path.stat().st_size == shard["tokens"] * dtype.itemsize
+
+
 def file_digest(path):
-    """SHA-256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a small file. Raises UserError if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def check_tokenizer(folder, manifest):
@@ -133,7 +155,7 @@ def read_manifest(folder):
         if type(manifest["tokenizer"]) is not str:
             raise ValueError("an entry of the wrong kind")
         for shard in manifest["shards"]:
-            if not re.fullmatch(r"(train|val)-\d{6}\.bin", shard["file"]):
+            if not SHARD_NAME.fullmatch(shard["file"]):
                 raise ValueError("a strange name of a file")
             if not all(type(shard[k]) is int and shard[k] >= 0 for k in ("tokens", "bytes")):
                 raise ValueError("a length that is none")
@@ -240,7 +262,9 @@ class Files:
     def __init__(self, source, separator):
         source = Path(source)
         try:
-            paths = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
+            paths = [source]
+            if source.is_dir():
+                paths = sorted(path for path in source.rglob("*.txt") if path.is_file())
             sizes = [path.stat().st_size for path in paths]
         except OSError as error:
             raise UserError(f"{source}: cannot be read ({error.strerror})") from None
@@ -258,7 +282,9 @@ class Files:
             f"{path.relative_to(source)}:{size}"
             for path, size in zip(self.paths, self.sizes, strict=True)
         ]
-        self.identity = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        self.identity = hashlib.sha256(
+            "\n".join(names).encode("utf-8", "surrogatepass")
+        ).hexdigest()
 
     def spans(self, start, end):
         """The parts of files that lie from byte `start` to byte `end` of all.
@@ -415,6 +441,11 @@ def prepare(source, folder, arguments):
     manifest = None if arguments.restart else read_manifest(folder)
     if manifest is None:
         check_place(folder / TOKENIZER)
+        there = [path for path in (folder / TOKENIZER, *shard_files(folder)) if path.exists()]
+        if there and not arguments.restart:
+            raise UserError(
+                f"{there[0]} is there already: choose another --out, or replace it with --restart"
+            )
         tokenizer = learn_vocabulary(source, arguments)  # may fail: what is there stays until then
         remove_shards(folder)
         tokenizer.save(folder / TOKENIZER)
@@ -433,6 +464,8 @@ def prepare(source, folder, arguments):
             "or replace it with --restart"
         )
     check_tokenizer(folder, manifest)
+    dtype = token_dtype(BPETokenizer.load(folder / TOKENIZER).vocab_size)
+    manifest["shards"] = [s for s in manifest["shards"] if is_whole(folder, s, dtype)]
     done = {shard["file"] for shard in manifest["shards"]}
     with tqdm(
         total=source.total,
@@ -493,9 +526,14 @@ def learn_vocabulary(source, arguments):
         )
 
 
+def shard_files(folder):
+    """The files of tokens in a folder, listed in a manifest or not."""
+    return [path for path in folder.glob("*.bin") if SHARD_NAME.fullmatch(path.name)]
+
+
 def remove_shards(folder):
     """Remove what an earlier run has left. Raises UserError."""
-    for path in [folder / MANIFEST, *folder.glob("train-*.bin"), *folder.glob("val-*.bin")]:
+    for path in [folder / MANIFEST, *shard_files(folder)]:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:  # on Windows also: a training still reads it
@@ -568,6 +606,7 @@ def positive_integer(text):
 
 def main(argv=None):
     """Prepare a corpus. Returns the exit code: 2 for a user's mistake, which gets one line."""
+    print_anything()
     arguments = parse_arguments(argv)
     start, folder = time.perf_counter(), Path(arguments.out)
     try:

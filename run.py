@@ -4,7 +4,7 @@
     python run.py watch      install, and open the window with your newest model (or the one that
                              comes with the repository); takes sample_visual.py's options
     python run.py twin       install, run twin.ipynb: an autoregressive model to compare with
-    python run.py test       install, check the style, run the tests
+    python run.py test       install, check the style, run the tests; takes pytest's options
     python run.py export     write the notebooks' code to mdlm/ (after you changed a notebook)
 
 A virtual environment that is active is used; without one, `.venv` is made beside this file.
@@ -35,7 +35,7 @@ def environment_python():
     try:
         if not python.exists():
             print(f"making a virtual environment in {folder.name}", flush=True)
-            venv.create(folder, with_pip=True)
+            venv.create(folder, with_pip=True, symlinks=os.name != "nt")  # as `python -m venv` does
         elif subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
             print(f"adding pip to {folder.name}", flush=True)  # its making had been broken off
             subprocess.run([python, "-m", "ensurepip"], check=True)
@@ -44,6 +44,8 @@ def environment_python():
             "no pip for the virtual environment: on Debian and Ubuntu, first "
             "sudo apt install python3-venv"
         )
+    except OSError as error:
+        sys.exit(f"{folder}: cannot be made ({error.strerror})")
     return str(python)
 
 
@@ -75,8 +77,6 @@ def execute(notebook):
     output, kernel = Path("runs") / notebook, KernelManager(kernel_name="python3")
     output.parent.mkdir(exist_ok=True)
     print(f"\n== {notebook} (with its outputs: {output.as_posix()})", flush=True)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a file or console may lack some of the characters
 
     presses = []
 
@@ -136,14 +136,27 @@ def has_cleared(text):
 
 
 def main():
+    if sys.version_info < (3, 11):  # noqa: UP036 (there is no package whose installer would say so)
+        sys.exit(f"Python 3.11 or later is needed, and this is {sys.version.split()[0]}")
+    from bpe_tokenizer import print_anything
+
+    print_anything()
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
     )
     parser.add_argument(
         "command", nargs="?", default="all", choices=["all", "watch", "twin", "test", "export"]
     )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
+    if arguments.command not in ("watch", "test"):  # these two hand their options on
+        if {"-h", "--help"} & set(rest):
+            return parser.print_help()
+        if rest:
+            parser.error(f"{arguments.command} takes no options, but got {' '.join(rest)}")
     if not arguments.inside:
         python = environment_python()
         install(

@@ -21,7 +21,7 @@ import re
 import sys
 from pathlib import Path
 
-from bpe_tokenizer import UserError
+from bpe_tokenizer import UserError, print_anything
 from mdlm.training import load_checkpoint, newest_checkpoint
 from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, check_output, save, show_inline
@@ -199,6 +199,7 @@ def run(arguments):
 
 def main(argv=None):
     """Command line. Returns the exit code: 2 for a user's mistake, which gets one line."""
+    print_anything()
     try:
         run(parse_arguments(argv))
     except UserError as error:

@@ -15,7 +15,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from bpe_tokenizer import UserError, check_place
+from bpe_tokenizer import UserError, check_place, print_anything
 from mdlm.config import PRESETS, Config, usual_preset
 
 
@@ -109,6 +109,7 @@ def ship(run, path):
 
 def main(argv=None):
     """Train. Returns the exit code: 2 for a user's mistake, which gets one line."""
+    print_anything()
     rank = int(os.environ.get("RANK", 0))
     try:
         config, arguments = parse_arguments(argv)
@@ -135,6 +136,13 @@ def main(argv=None):
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            print(
+                f"train.py: the GPU's memory is full: try --accumulation {2 * config.accumulation}"
+                " (the same batch in smaller parts), or --activation-checkpointing",
+                file=sys.stderr,
+            )
+            return 1
         if "RANK" not in os.environ:
             raise
         line = " ".join(str(error).split())[:200]

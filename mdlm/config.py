@@ -59,6 +59,8 @@ def check(config):
         if field.type in (int, float) and not (0 < value < 1e9 or (may_be_0 and value == 0)):
             least = "at least" if may_be_0 else "greater than"
             raise UserError(f"{field.name} must be {least} 0 and below 1e9, not {value}")
+    if config.causal and config.time_conditioning:
+        raise UserError("time_conditioning is not for the twin (causal), which knows no time")
     if config.context > 65536:
         raise UserError(f"context must be at most 65536 tokens, not {config.context}")
     if not 257 <= config.vocab_size <= 1_000_000:

@@ -37,7 +37,8 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
         )
     if logits.device.type == "mps":  # has no float64
         logits = logits.cpu()
-    p = (logits.double() / temperature).softmax(dim=-1)
+    logits = logits.double()  # the largest becomes 0: no temperature is too low to divide by
+    p = ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
     if top_k or top_p < 1 or min_p:
         ordered, index = p.sort(dim=-1, descending=True)
         keep = ordered >= min_p * ordered[..., :1]
@@ -173,10 +174,10 @@ def sample(model, z, steps=128, generator=None, schedule="linear", **knobs):
 def sample_first_hitting(model, z, steps=None, generator=None, **knobs):
     """Continuous-time sampling: masks come off one at a time, in random order.
 
-    steps: share the tokens out over so many network calls (None: one each, which is exact).
+    steps: share the tokens out over so many network calls (None: one each, in continuous time).
     """
     moment, u = torch.rand(2, *z.shape, generator=generator, dtype=torch.float64)
-    masked = z == model.mask_id
+    masked = (z == model.mask_id).cpu()
     moment[~masked] = 2.0  # given tokens come last in the order, and `follow` leaves them out
     order = moment.argsort(dim=1).argsort(dim=1)  # (B, L) 0 for the first to come off
     n_masked = masked.sum(dim=1, keepdim=True)  # (B, 1)
@@ -259,8 +260,9 @@ def distinct_pairs(texts):
     return len(set(pairs)) / max(1, len(pairs))
 
 # %% ../sampling.ipynb #6618163e
-def longest_copies(texts, source, n=8):
-    """The longest piece of each text that stands verbatim in `source`; "" if below n = 8 bytes."""
+def longest_copies(texts, source):
+    """The longest piece of each text that stands verbatim in `source`; "" if below 8 bytes."""
+    n = 8  # bytes, which are looked up as one 64-bit number
     data = np.frombuffer(source.encode("utf-8"), np.uint8)
     pieces = np.lib.stride_tricks.sliding_window_view(data, n).copy().view(np.uint64)[:, 0]
     places = pieces.argsort()

@@ -211,7 +211,12 @@ def training_step(model, optimizers, scaler, corpus, config, step):
     add_up([p.grad for p in model.parameters()] + [total], device)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    if scaler.is_enabled() and not norm.isfinite():  # too large for float16: leave this step out
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        scaler.update()  # which makes the next loss smaller
+        return total
     for optimizer, peak in zip(optimizers, (config.muon_lr, config.adamw_lr), strict=True):
         optimizer.param_groups[0]["lr"] = peak * warmup_cosine(step, config)
         scaler.step(optimizer)
@@ -356,6 +361,8 @@ def check_parts(file):
             f"damaged (its tokenizer has {tokenizer.vocab_size} tokens, "
             f"its model {config.vocab_size})"
         )
+    if tokenizer.mask_id != config.vocab_size - 1:
+        raise UserError("damaged (its last token is not the mask)")
     if config.n_layers > len(names):  # a forged number must not make us build a giant
         raise UserError("damaged (it has fewer weights than its settings say)")
     with torch.device("meta"):  # shapes only, no memory
@@ -374,6 +381,7 @@ DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
     LookupError,
     TypeError,
     ValueError,
+    OverflowError,
     RecursionError,
 )
 
@@ -494,8 +502,11 @@ def save_run(run):
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
-    if run.resume_path.exists():
-        run.resume_path.replace(run.older_path)
+    try:
+        if run.resume_path.exists():
+            run.resume_path.replace(run.older_path)
+    except OSError as error:
+        raise UserError(f"{run.resume_path}: cannot be renamed ({error.strerror})") from None
     write_atomically(run.resume_path, data + hashlib.sha256(data).digest())
 
 # %% ../train_model.ipynb #266505fa
@@ -542,7 +553,8 @@ def restore_run(run):
     run.ema.n_updates = state["n_updates"]
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    run.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # empty if it was saved where no loss is scaled
+        run.scaler.load_state_dict(state["scaler"])
     for name in ("step", "seconds", "losses", "history"):
         setattr(run, name, state[name])
 
@@ -615,6 +627,9 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
     run, pending = Run(config, corpus, folder, device), []
     if rank == 0:
         check_place(run.older_path)  # rather now than after the first 250 steps
+        for left in run.path.parent.glob("*.tmp"):  # by a run that was killed while it wrote
+            if left.name.startswith(f"{run.path.stem}."):
+                left.unlink(missing_ok=True)
     if resume:
         restore_run(run)
     options = dict(total=config.steps, initial=run.step, unit="step", leave=False)

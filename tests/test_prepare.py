@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import re
 import subprocess
@@ -64,7 +65,11 @@ def documents(tokenizer, texts):
 
 
 def read(folder):
-    tokenizer, train_ids, val_ids, *_ = prepare.open_tokens(folder)
+    """(tokenizer, ids to train on, ids to validate), the bytes of both checked."""
+    tokenizer, train_ids, val_ids, *n_bytes = prepare.open_tokens(folder)
+    end = tokenizer.special_ids[prepare.END_OF_TEXT]
+    for ids, n in zip((train_ids, val_ids), n_bytes, strict=True):
+        assert len(tokenizer.decode_bytes(i for i in ids[0 : len(ids)] if i != end)) == n
     return tokenizer, train_ids[0 : len(train_ids)], val_ids[0 : len(val_ids)]
 
 
@@ -161,6 +166,10 @@ def test_a_stream_keeps_one_document_in_a_hundred_for_validation(tmp_path, monke
     assert val_ids.tolist() == documents(tokenizer, stories[::100])
     rest = [s for i, s in enumerate(stories) if i % 100]
     assert train_ids.tolist() == documents(tokenizer, rest)
+    assert run("hf:some/stories", "--out", tmp_path / "few", "--limit-mb=9") == 0
+    read(tmp_path / "few")
+    n_bytes = sum(prepare.open_tokens(tmp_path / "few")[3:])
+    assert 9000 <= n_bytes < 9000 + max(len(story.encode("utf-8")) for story in stories)
     assert run("hf:some/stories", "--out", tmp_path / "t", "--column=story") == 2
     assert "choose one of text, id with --column" in capsys.readouterr().err
 
@@ -198,6 +207,62 @@ def test_after_kill_9_it_goes_on(tmp_path):
     assert b"".join(p.read_bytes() for p in sorted(outs[0].glob("*.bin"))) == b"".join(
         p.read_bytes() for p in sorted(outs[1].glob("*.bin"))
     )
+
+
+def test_interrupted_it_does_only_what_is_left(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(some_text(9000), encoding="utf-8")
+    command = [tmp_path / "text.txt", "--out", tmp_path / "out", "--shard-mb=4", "--vocab-size=400"]
+    usual, done = prepare.write_shard, []
+
+    def write(job):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(job[:2])
+        return usual(job)
+
+    monkeypatch.setattr(prepare, "write_shard", write)
+    assert run(*command) == 130
+    first = list(done)
+    (
+        tmp_path / "out" / "train-000001.bin"
+    ).unlink()  # and something else has happened to one of the three
+
+    def write_rest(job):
+        done.append(job[:2])
+        return usual(job)
+
+    done.clear()
+    monkeypatch.setattr(prepare, "write_shard", write_rest)
+    monkeypatch.setattr(BPETokenizer, "train", None)  # the vocabulary is there
+    assert run(*command) == 0
+    assert set(first) & set(done) == {("train", 1)} and len(done) > 3
+    tokenizer, train_ids, val_ids = read(tmp_path / "out")
+    text = (tmp_path / "text.txt").read_text(encoding="utf-8")
+    assert [*train_ids, *val_ids] == documents(tokenizer, [text])
+
+
+def test_what_it_has_not_made_it_leaves_alone(tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "text.txt").write_text(some_text(9000), encoding="utf-8")
+    for name in (prepare.TOKENIZER, "train-mine.bin", "train-000000.bin"):
+        (out / name).write_bytes(b"mine")
+    assert run(tmp_path / "text.txt", "--out", out) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert {path.read_bytes() for path in out.iterdir()} == {b"mine"} and len(
+        list(out.iterdir())
+    ) == 3
+    assert run(tmp_path / "text.txt", "--out", out, "--restart") == 0
+    assert (out / "train-mine.bin").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are not bytes here")
+def test_any_name_of_a_file(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text(some_text(3000), encoding="utf-8")
+    (tmp_path / "texts" / "a folder.txt").mkdir()
+    assert run(tmp_path / "texts", "--out", tmp_path / "out") == 0
 
 
 def damage_manifest(folder, **changes):

@@ -1,6 +1,7 @@
 """Several processes train what one would: same losses, same weights, same figures, same files."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,13 +31,19 @@ OPTIONS = [
     "--no-compile",
     "--preset=cpu",
 ]
-# train.py as it is, but in float32 everywhere: only the order of the sums may differ
+# train.py as it is, but in float32 everywhere: only the order of the sums may differ; and so slow,
+# if asked to be, that we are in time for whatever is to happen to it
 IN_FLOAT32 = f"""
-import sys, torch
+import os, sys, time, torch
 sys.path.insert(0, {str(ROOT)!r})
 import mdlm.training, train
 choices = mdlm.training.DeviceChoices(torch.float32, False, False, False)
 mdlm.training.device_choices = lambda device: choices
+step = mdlm.training.training_step
+def slow_step(*arguments):
+    time.sleep(float(os.environ.get("PAUSE", "0")))
+    return step(*arguments)
+mdlm.training.training_step = slow_step
 train.leave(train.main())
 """
 pytestmark = pytest.mark.skipif(
@@ -44,8 +51,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(folder, processes, *more):
-    """train.py on the text in `folder`, in that many processes."""
+def start(folder, processes, *more, pause=0.0):
+    """train.py on the text in `folder`, in that many processes, with a pause before each step."""
     folder.mkdir(exist_ok=True)
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     (folder / "run.py").write_text(IN_FLOAT32, encoding="utf-8")
@@ -54,7 +61,7 @@ def start(folder, processes, *more):
     files = ["--data", str(folder / "text.txt"), "--folder", str(folder)]
     return subprocess.Popen(
         [*command, *files, *OPTIONS, *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PAUSE": str(pause)},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -95,21 +102,38 @@ def test_two_processes_do_what_one_does(alone, tmp_path):
     assert_same(finished(tmp_path / "two"), alone)
 
 
+def two_workers(folder):
+    """Two slow processes, as soon as they have saved something: (what started them, workers)."""
+    process, end = start(folder, 2, "--save-every=2", pause=0.3), time.monotonic() + 120
+    while not list(folder.glob("*.resume.pt")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    return process, workers
+
+
 def test_when_one_is_killed_all_end_and_one_goes_on(alone, tmp_path):
     folder = tmp_path / "killed"
-    process = start(folder, 2, "--save-every=2")
-    while process.poll() is None and not list(folder.glob("*.resume.pt")):
-        time.sleep(0.01)
-    children = psutil.Process(process.pid).children() if process.poll() is None else []
-    if len(children) == 2:  # else it has been faster than we
-        children[1].kill()
-        out = process.communicate(timeout=120)[0]
-        assert process.returncode != 0 and f"(pid: {children[1].pid})" in out
+    process, workers = two_workers(folder)
+    workers[1].kill()
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and f"(pid: {workers[1].pid})" in out
     load_checkpoint(next(folder.glob("*.safetensors")), "cpu")  # usable
     process = start(folder, 1, "--save-every=2")  # another number of processes
     out = process.communicate(timeout=120)[0]
     assert process.returncode == 0, out
     assert_same(finished(folder), alone)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one process")
+def test_when_one_is_asked_to_stop_all_stop(tmp_path):
+    process, workers = two_workers(tmp_path)
+    workers[1].send_signal(signal.SIGINT)
+    out = process.communicate(timeout=120)[0]
+    assert out.count("and saved: run again to go on") == 1
+    state = torch.load(next(tmp_path.glob("*.resume.pt")), weights_only=True)
+    assert f"stopped at step {state['step']} of 24" in out
 
 
 def test_too_many_processes_are_told_so(tmp_path):

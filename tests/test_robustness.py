@@ -19,10 +19,11 @@ import pytest
 import safetensors.torch
 import torch
 
+import bpe_tokenizer
 import mdlm.training
 import sample_visual
 import train as command_line
-from bpe_tokenizer import BPETokenizer, UserError, write_atomically
+from bpe_tokenizer import MASK, BPETokenizer, UserError, check_place, write_atomically
 from mdlm.config import Config
 from mdlm.corpus import prepare_corpus, tokenize
 from mdlm.diffusion import diffusion_loss, nelbo
@@ -134,9 +135,14 @@ def forgeries(path, model, tokenizer):
     yield "an unknown setting", write(config=config(surprise=1))
     yield "a deep nest", write(config="[" * 100_000)
     yield "a huge number", write(config=config()[:-1] + ', "seed": ' + "9" * 5000 + "}")
+    yield "a number without bounds", write(config=config()[:-1] + f', "ema": 1{"0" * 400}' + "}")
     yield "not JSON", write(facts="{")
     other = BPETokenizer.train("zebra crossing " * 99, 270)
     yield "another tokenizer", write(tokenizer=other.to_json())
+    odd = BPETokenizer(tokenizer.merges, ("<|other|>",))
+    yield "a tokenizer without a mask", write(tokenizer=odd.to_json())
+    odd = BPETokenizer(tokenizer.merges[:-1], (MASK, "<|other|>"))
+    yield "a mask that is not the last token", write(tokenizer=odd.to_json())
     yield "a damaged tokenizer", write(tokenizer=metadata["tokenizer"].replace("[", "{", 1))
 
 
@@ -206,14 +212,22 @@ class Ruler:
         return size
 
 
-def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys):
+def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys, monkeypatch):
     config = Config(**TINY)
     expected = train(config, corpus, tmp_path / "whole", CPU)
+    usual, steps = mdlm.training.training_step, []
+
+    def step(*arguments):
+        steps.append(arguments[-1])
+        if steps == list(range(10)):  # there are states of steps 4 and 8
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    monkeypatch.setattr(mdlm.training, "training_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, corpus, tmp_path, CPU)
     run = Run(config, corpus, tmp_path, CPU)
-    for _ in range(2):
-        save_run(run)
-    states = sorted(tmp_path.glob("*.pt"))
-    assert len(states) == 2
+    steps.clear()
     for what, data in mutations(run.resume_path.read_bytes(), 40, seed=3):
         run.resume_path.write_bytes(data)
         with pytest.raises(UserError) as caught:
@@ -221,7 +235,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys):
         assert one_line(caught.value, run.resume_path), what
     again = train(config, corpus, tmp_path, CPU)
     assert "going on from the state before it" in capsys.readouterr().err
-    assert again.losses == expected.losses
+    assert again.losses == expected.losses and steps == list(range(4, 12))
     run.resume_path.write_bytes(b"")
     run.older_path.write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
@@ -245,6 +259,7 @@ def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     run = Run(Config(**TINY), corpus, tmp_path, CPU)
+    run.step = 3
     save_run(run)
     checkpoint, state = run.path.read_bytes(), run.resume_path.read_bytes()
     run.step = 5
@@ -263,7 +278,7 @@ def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
     again = Run(Config(**TINY), corpus, tmp_path, CPU)
     mdlm.training.restore_run(again)
-    assert again.step == 0 and run.older_path.read_bytes() == state
+    assert again.step == 3 and run.older_path.read_bytes() == state
 
 
 def test_what_cannot_be_written_in_the_end_is_said_at_once(corpus, tmp_path, capsys, monkeypatch):
@@ -319,13 +334,27 @@ def test_weights_that_are_no_numbers_are_not_saved(corpus, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize(
-    "changes", [{"probability": -0.5}, {"probability": np.nan}, {"seconds": -1}]
-)
-def test_recordings_hold_probabilities_and_times(changes, model, corpus, tmp_path):
+FORGED = {  # what a recording cannot hold
+    "a negative probability": lambda r: {"probability": np.full_like(r.probability, -0.5)},
+    "no number": lambda r: {"probability": np.full_like(r.probability, np.nan)},
+    "a negative time": lambda r: {"seconds": -1},
+    "an endless time": lambda r: {"seconds": 10**400},
+    "an unknown sampler": lambda r: {"settings": Settings(steps=4, length=8, sampler="x")},
+    "no steps": lambda r: {"settings": Settings(steps=0, length=8)},
+    "an infinite token": lambda r: {"settings": Settings(length=8, kept=((np.inf, 1),))},
+    "infinitely many calls": lambda r: {"calls": np.append(r.calls[:-1], np.inf)},
+    "beliefs without candidates": lambda r: {
+        "belief_step": np.zeros(1, np.int64),
+        "belief_token": np.zeros((1, 8, 0), np.int64),
+        "belief_probability": np.zeros((1, 8, 0)),
+    },
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_recordings_hold_what_a_run_could_have_been(forgery, model, corpus, tmp_path):
     record = record_run(model, corpus.tokenizer, Settings(steps=4, length=8))
-    if "probability" in changes:
-        changes = {"probability": np.full_like(record.probability, changes["probability"])}
+    changes = FORGED[forgery](record)
     path = tmp_path / "run.safetensors"
     path.write_bytes(record_bytes(dataclasses.replace(record, **changes)))
     with pytest.raises(UserError) as caught:
@@ -338,6 +367,41 @@ def test_a_forged_tokenizer_cannot_fill_the_memory(corpus):
     data["merges"] = [[97, 97, "aa"]] + [[256 + i, 256 + i, "a" * 2 ** (i + 2)] for i in range(8)]
     with pytest.raises(UserError, match="longer than any piece"):
         BPETokenizer.from_json(json.dumps(data))
+
+
+def test_only_plain_files_are_replaced(tmp_path):
+    """And links stay links."""
+    target, link, folder = (tmp_path / name for name in ("target", "link", "folder"))
+    target.write_bytes(b"old")
+    try:
+        link.symlink_to(target)
+    except OSError:
+        pytest.skip("no links for this user")  # on Windows
+    write_atomically(link, b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    folder.mkdir()
+    places = [folder]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        places.append(tmp_path / "pipe")
+    for place in places:
+        for write in (check_place, lambda path: write_atomically(path, b"new")):
+            with pytest.raises(UserError, match="not a plain file"):
+                write(place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["target", "link", *(place.name for place in places)]
+    )
+
+
+def test_a_character_that_the_console_lacks_is_no_error(tmp_path):
+    code = "import train; train.print_anything(); print('\u5c0f novel')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert done.returncode == 0 and done.stdout.split() == [b"?", b"novel"]
 
 
 # -- input
@@ -411,7 +475,7 @@ def test_bad_paths_get_one_line(path, tmp_path, monkeypatch, capsys):
         ("train", lambda: command_line.main(["--preset", "cpu", "--data", path])),
         ("corpus", lambda: prepare_corpus(Config(**{**TINY, "corpus": path}))),
         ("checkpoint", lambda: load_checkpoint(path)),
-        ("visual", lambda: sample_visual.main([path, "--text"]) if path else 2),
+        ("visual", lambda: sample_visual.main([path or ".", "--text"])),
         ("replay", lambda: sample_visual.main(["--replay", path or ".", "--text"])),
         ("tokenizer", lambda: BPETokenizer.load(path)),
     ]:
@@ -420,7 +484,7 @@ def test_bad_paths_get_one_line(path, tmp_path, monkeypatch, capsys):
             error = capsys.readouterr().err.strip()
         except UserError as caught:
             error = str(caught)
-        assert "\n" not in error and "Traceback" not in error, program
+        assert error and "\n" not in error and "Traceback" not in error, program
 
 
 BAD_KNOBS = [
@@ -460,8 +524,22 @@ def test_tokenizer_commands_answer_in_one_line(tmp_path):
             cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
         )  # fmt: skip
         assert done.returncode == 2, arguments
-        assert "Traceback" not in done.stderr and done.stderr.strip().count("\n") == 0, arguments
+        assert "Traceback" not in done.stderr, arguments
+        assert len(done.stderr.strip().splitlines()) == 1, arguments
     assert (tmp_path / "text.txt").read_text(encoding="utf-8") == TEXT
+
+
+def test_tokenizer_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the cat — the hat\n" * 9, encoding="utf-8")
+    learn = ["train", "text.txt", "--vocab-size", "265", "--save", "tok.json"]
+    assert bpe_tokenizer.main(learn) == 0
+    assert "tok.json: 265 tokens" in capsys.readouterr().out
+    assert bpe_tokenizer.main(["encode", "tok.json", "the — cat"]) == 0
+    assert bpe_tokenizer.main(["decode", "tok.json", *capsys.readouterr().out.split()]) == 0
+    assert capsys.readouterr().out == "the — cat\n"
+    assert bpe_tokenizer.main(["show", "tok.json", "the cat"]) == 0
+    assert capsys.readouterr().out.startswith("the| c|at\n")
 
 
 # -- numbers

@@ -68,6 +68,50 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
     assert "Traceback" not in message
 
 
+def test_what_only_a_running_notebook_shows_is_taken_out(tmp_path):
+    bar, warning = (
+        nbformat.v4.new_output("stream", name="stderr", text=text)
+        for text in ("\r50%\r", "a warning\n")
+    )
+    slider = nbformat.v4.new_output("display_data", {run.WIDGET: {}})
+    cells = [nbformat.v4.new_code_cell(outputs=outputs) for outputs in ([bar, slider], [warning])]
+    path = tmp_path / "some.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    run.tidy(path)
+    assert [len(cell.outputs) for cell in nbformat.read(path, 4).cells] == [0, 1]
+
+
+COMMANDS = {  # what is given: (a part of what is printed, the exit code)
+    "--help": ("python run.py watch", 0),
+    "export --help": ("python run.py watch", 0),
+    "twin --steps 10": ("takes no options, but got --steps 10", 2),
+    "--in": ("takes no options, but got --in", 2),
+    "paint": ("invalid choice: 'paint'", 2),
+}
+
+
+@pytest.mark.parametrize("given", COMMANDS)
+def test_options_that_are_none_are_not_passed_over(given, monkeypatch, capsys):
+    monkeypatch.setattr(run, "environment_python", None)  # it does not come to that
+    monkeypatch.setattr(sys, "argv", ["run.py", *given.split()])
+    message, code = COMMANDS[given]
+    try:
+        run.main()
+    except SystemExit as end:
+        assert end.code == code
+    else:
+        assert code == 0
+    assert message in "".join(capsys.readouterr())
+
+
+def test_the_window_gets_its_options(monkeypatch):
+    called = []
+    monkeypatch.setattr(run, "call", lambda *command: called.append(command))
+    monkeypatch.setattr(sys, "argv", ["run.py", "watch", "--inside", "--race", "-h"])
+    run.main()
+    assert called == [(sys.executable, "sample_visual.py", "--race", "-h")]
+
+
 def end_with_children(pid):
     """Kill a process and all that it has started."""
     process = psutil.Process(pid)

@@ -3,17 +3,21 @@
 import math
 from functools import partial
 from itertools import permutations
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+import mdlm.sampling
 from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.config import Config
-from mdlm.diffusion import next_token_nats
+from mdlm.diffusion import SCHEDULES, diffusion_loss, nelbo, next_token_nats
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import (
     adjust,
     call_numbers,
+    distinct_pairs,
     draw,
     follow,
     longest_copies,
@@ -151,6 +155,85 @@ def test_samplers_keep_what_is_given_and_leave_no_mask(model, sampler, n_masks):
     assert (result.probability > 0).all() and (result.step[given] == 0).all()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_in_one_step_each_token_has_the_networks_probability(sampler, model, in_float32):
+    for p in model.parameters():
+        p.data *= 3  # far from uniform
+    z = torch.full((4, 16), model.mask_id)
+    z[:, 3], z[1:, 5] = 7, 9
+    given = z != model.mask_id
+    p = (model.head(model.features(z)).double() / 0.5).softmax(-1)
+    result = sampler(model, z, 1, torch.Generator().manual_seed(0), temperature=0.5)
+    expected = p.gather(-1, result.tokens[..., None])[..., 0].masked_fill(given, 1.0)
+    torch.testing.assert_close(result.probability, expected, rtol=1e-4, atol=1e-7)
+    greedy = sampler(model, z, 1, torch.Generator().manual_seed(1), top_k=1)
+    assert torch.equal(greedy.tokens, torch.where(given, z, p.argmax(-1)))
+
+
+class Watching:
+    """A model that notes what it is asked, and at which time."""
+
+    def __init__(self, model):
+        self.model, self.asked = model, []
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def features(self, z, t=None):
+        self.asked.append((z.clone(), t.clone()))
+        return self.model.features(z, t)
+
+
+@torch.no_grad()
+def test_the_network_is_told_the_right_time(model):
+    def asked(function):
+        watching = Watching(model)
+        return function(watching), watching.asked
+
+    def noise():
+        return torch.Generator().manual_seed(0)
+
+    masks = torch.full((6, 16), model.mask_id)
+    for sampler in (sample_plain, sample_remask):
+        _, calls = asked(lambda m, sampler=sampler: sampler(m, masks, 4, noise()))
+        assert [t.unique().tolist() for _, t in calls] == [[1.0], [0.75], [0.5], [0.25]]
+    for schedule in SCHEDULES:
+        result, calls = asked(lambda m, s=schedule: sample(m, masks[:1], 8, noise(), s))
+        before = [step - 1 for step in sorted(set(result.step[0].tolist()))]
+        told = torch.cat([t for _, t in calls]).double()
+        expected = 1 - noise_grid(8, schedule)[before]
+        torch.testing.assert_close(told, expected, atol=1e-6, rtol=0)
+    many = torch.full((500, 16), model.mask_id)
+    _, calls = asked(lambda m: sample_first_hitting(m, many, generator=noise()))
+    for n, (_, t) in enumerate(calls):  # 1 - t is the smallest but n of 16 uniform moments
+        assert abs(t.mean() - (1 - (n + 1) / 17)) < 4 * 0.13 / 500**0.5
+    x, t = torch.randint(299, (4, 16)), torch.tensor([0.2, 0.5, 0.7, 0.9])
+    alpha_t = SCHEDULES["cosine"][0](t)
+    _, calls = asked(lambda m: diffusion_loss(m, x, t, "cosine"))
+    torch.testing.assert_close(calls[0][1], 1 - alpha_t)
+    k = torch.arange(1, 17).repeat(400)
+    _, [(z, t)] = asked(lambda m: nelbo(m, x[:1].expand(len(k), -1), k, noise()))
+    assert torch.equal((z == model.mask_id).sum(1), k)
+    assert (t.view(400, 16).mean(0) - torch.arange(1, 17) / 17).abs().max() < 4 * 0.13 / 20
+
+
+def test_long_texts_go_on_from_all_that_fits(monkeypatch):
+    model, asked = SimpleNamespace(config=SimpleNamespace(context=16), mask_id=299), []
+
+    def counting(_, z, *__, **___):
+        asked.append(z)
+        return SimpleNamespace(tokens=torch.where(z == 299, 100 + len(asked), z))
+
+    monkeypatch.setattr(mdlm.sampling, "sample", counting)
+    text = sample_long(model, torch.arange(5).expand(2, 5), 21, block=4)
+    assert text[0].tolist() == [*range(5), *np.repeat([101, 102, 103, 104], 4).tolist()]
+    for n, z in enumerate(asked):
+        there, length = 5 + 4 * n, min(16, 9 + 4 * n)
+        assert z.shape == (2, length) and (z[:, -4:] == 299).all()
+        assert torch.equal(z[:, :-4], text[:, :there][:, there - (length - 4) :])
+
+
 @pytest.mark.parametrize("length", [9, 16, 50])
 def test_long_texts_keep_their_beginning(model, length):
     z = torch.randint(299, (2, 5), generator=torch.Generator().manual_seed(0))
@@ -170,7 +253,7 @@ def test_given_text_comes_back_byte_for_byte(model):
 
 
 def test_knobs():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    logits = torch.tensor([[0.0, 2.0, -1.0, 1.0], [1.0, -1.0, 2.0, 0.0]])
     p = logits.double().softmax(-1)
     assert torch.equal(adjust(logits), p)
     torch.testing.assert_close(adjust(logits, temperature=0.5), (2 * logits.double()).softmax(-1))
@@ -179,12 +262,16 @@ def test_knobs():
         ({"top_p": 0.7}, 2),
         ({"top_p": 0.6}, 1),
         ({"min_p": 0.3}, 2),
+        ({"top_k": 3, "top_p": 0.6}, 1),
     ]:
-        expected = torch.where(torch.arange(4) < kept, p, 0.0)
-        torch.testing.assert_close(adjust(logits, **knobs), expected / expected.sum())
-    for knobs in ({"temperature": 0}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": 2}, {"top_k": -1}):
-        with pytest.raises(UserError):
-            adjust(logits, **knobs)
+        least = logits.sort(descending=True).values[:, kept - 1 : kept]
+        expected = torch.where(logits >= least, p, 0.0)
+        torch.testing.assert_close(
+            adjust(logits, **knobs), expected / expected.sum(-1, keepdim=True)
+        )
+    # the temperature comes first, and may be as low as it likes
+    assert (adjust(logits, temperature=0.5, top_p=0.7) > 0).sum(-1).tolist() == [1, 1]
+    assert adjust(logits, temperature=1e-310).argmax(-1).tolist() == [1, 2]
 
 
 def test_draw_at_the_ends():
@@ -206,6 +293,10 @@ def test_coarse_gumbel_noise_lowers_the_temperature():
     assert (chance - expected).abs().max() < 0.1 / T
     assert chance[4] < 0.01 * p[4] / T < expected[0]  # the rarest has vanished
     assert abs(chance[0] / (p[0] / T) - 1) < 0.1  # the commonest has not
+
+
+def test_distinct_pairs():
+    assert distinct_pairs(["a b a b", "b a"]) == 2 / 4  # a b, b a, a b; b a
 
 
 def test_longest_copies():
@@ -239,6 +330,21 @@ def test_twin_sees_only_the_past_and_its_cache_is_right(twin):
     torch.testing.assert_close(twin.head(twin.features(x))[:, :9], logits[:, :9])
 
 
+@torch.no_grad()
+def test_twin_draws_from_what_it_says_given_all_before(twin, in_float32):
+    for p in twin.parameters():
+        p.data *= 3
+    z = torch.full((3, 16), twin.mask_id)
+    z[:, :4] = torch.tensor([5, 6, 7, 8])
+    result = sample_twin(twin, z, torch.Generator().manual_seed(0), temperature=0.7)
+    start = torch.full_like(z[:, :1], twin.mask_id)
+    shifted = torch.cat([start, result.tokens[:, :-1]], dim=1)
+    p = (twin.head(twin.features(shifted)).double() / 0.7).softmax(-1)
+    expected = p.gather(-1, result.tokens[..., None])[..., 0]
+    expected[:, :4] = 1
+    torch.testing.assert_close(result.probability, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_twin_writes_from_left_to_right(twin):
     z = torch.full((3, 16), twin.mask_id)
     z[:, :4] = 7
@@ -268,3 +374,6 @@ def test_bad_input(model):
         sample_confident(model, z, rule="luck")
     with pytest.raises(UserError, match="block"):
         sample_long(model, z, 20, block=16)
+    tokenizer = BPETokenizer.train("And the sons of the sons", 300)
+    with pytest.raises(UserError, match="only 8 fit"):
+        template(tokenizer, ["Seventy-seven begat no small number"], 8)

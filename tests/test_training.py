@@ -1,6 +1,10 @@
 """Training: the same run whatever interrupts it, checkpoints that come back whole, clear errors."""
 
 import contextlib
+import copy
+import io
+import itertools
+import math
 import os
 import random
 import signal
@@ -22,9 +26,10 @@ import train as command_line
 from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.config import PRESETS, Config
 from mdlm.corpus import load_text, split_text, tokenize
+from mdlm.diffusion import next_token_nats
 from mdlm.model import DiffusionTransformer
-from mdlm.sampling import noise_grid, sample, template
 from mdlm.training import (
+    EMA,
     DeviceChoices,
     Muon,
     Run,
@@ -32,10 +37,16 @@ from mdlm.training import (
     enough_passes,
     evaluate,
     load_checkpoint,
+    make_optimizers,
+    newest_checkpoint,
     orthogonalise,
+    restore_run,
+    run_name,
     save_checkpoint,
+    save_run,
     train,
     training_step,
+    warmup_cosine,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -86,64 +97,202 @@ def assert_equal_runs(one, other):
         assert torch.allclose(weights, same, rtol=NOISE, atol=10 * NOISE)
 
 
-def when_saved(folder):
-    """When a run's state was last written, in nanoseconds; 0 if there is none."""
-    for path in folder.glob("*.resume.pt"):
+def saved_step(folder):
+    """The step of the newest state that a run has saved there; 0 if there is none."""
+    steps = [0]
+    for path in folder.glob("*.pt"):
         with contextlib.suppress(FileNotFoundError):  # it is being replaced just now
-            return path.stat().st_mtime_ns
-    return 0
+            steps.append(torch.load(path, weights_only=True)["step"])
+    return max(steps)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL to send")
-def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
-    folders = [tmp_path / name for name in ("undisturbed", "killed", "stopped")]
+def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path):
+    folders = [tmp_path / name for name in ("undisturbed", "killed")]
     for folder in folders:
         folder.mkdir()
-    subprocess.run(command(folders[0]), check=True, capture_output=True)
+    subprocess.run(command(folders[0]), check=True, capture_output=True, timeout=300)
     expected = final_state(folders[0])
     assert expected[0] == TINY["steps"] == len(expected[1])
 
     chance, kills = random.Random(0), 0
-    while kills < 12:  # at any moment after a new state has been written, saving included
-        before = when_saved(folders[1])
+    while kills < 5:  # at any moment after a new state has been written, saving included
+        before = saved_step(folders[1])
         process = subprocess.Popen(command(folders[1]), stderr=subprocess.DEVNULL)
-        while process.poll() is None and when_saved(folders[1]) == before:
+        end = time.monotonic() + 300
+        while process.poll() is None and saved_step(folders[1]) == before:
+            assert time.monotonic() < end
             time.sleep(0.002)
         time.sleep(0.1 * chance.random())
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
+        killed = process.wait() == -signal.SIGKILL
+        assert killed or process.returncode == 0
+        kills += killed
+        assert saved_step(folders[1]) > before  # it went on from there
         for path in folders[1].glob("*.safetensors"):
             load_checkpoint(path)  # whatever was killed, this is whole
-        if process.returncode == 0:  # it was done before we came
+        if saved_step(folders[1]) == TINY["steps"]:  # from the beginning, for the next kill
             for path in folders[1].glob("*.pt"):
                 path.unlink()
-    subprocess.run(command(folders[1]), check=True, capture_output=True)
+    subprocess.run(command(folders[1]), check=True, capture_output=True, timeout=300)
     assert_equal_runs(final_state(folders[1]), expected)
-
-    process = subprocess.Popen(command(folders[2]), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(folders[2].glob("*.safetensors")):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    message = process.communicate()[1]
-    if process.returncode:  # on a fast machine it may have finished before the signal came
-        assert process.returncode == 2
-        assert "and saved: run again to go on" in message
-        assert "Traceback" not in message
-    subprocess.run(command(folders[2]), check=True, capture_output=True)
-    assert_equal_runs(final_state(folders[2]), expected)
+    assert not list(folders[1].glob("*.tmp"))
 
 
-def test_accumulated_gradients_equal_those_of_the_whole_batch(corpus, tmp_path, monkeypatch):
-    choices = DeviceChoices(torch.float32, scale_loss=False, compile=False, pin=False)
-    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
-    weights = []
-    for accumulation in (1, 4):  # one part of 6 texts; three parts of 2
-        config = Config(**{**TINY, "accumulation": accumulation, "muon_lr": 1, "adamw_lr": 1})
-        run = Run(config, corpus, tmp_path, torch.device("cpu"))
-        plain = [torch.optim.SGD(o.param_groups[0]["params"]) for o in run.optimizers]
-        training_step(run.model, plain, run.scaler, corpus, config, step=5)
-        weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
-    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c(presses, corpus, tmp_path, monkeypatch):
+    """Once: it saves. Twice: at once. Both times the run goes on where it was."""
+    size = dict(steps=12, eval_every=6, save_every=4, dropout=0.1)
+    config = Config(**{**TINY, **size, "vocab_size": corpus.tokenizer.vocab_size})
+    whole, usual, steps = train(config, corpus, tmp_path / "whole"), training_step, []
+
+    def step(*arguments):
+        steps.append(arguments[-1])
+        if steps == [0, 1, 2, 3, 4, 5]:
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
+        return usual(*arguments)
+
+    monkeypatch.setattr(mdlm.training, "training_step", step)
+    with pytest.raises(UserError if presses == 1 else KeyboardInterrupt) as caught:
+        train(config, corpus, tmp_path)
+    assert presses == 2 or "stopped at step 6 of 12, and saved" in str(caught.value)
+    steps.clear()
+    again = train(config, corpus, tmp_path)
+    assert steps == list(range(6 if presses == 1 else 4, 12))
+    assert again.losses == pytest.approx(whole.losses, rel=NOISE, abs=NOISE)
+    other = tokenize("x" + TEXT[:40_000], TEXT[40_000:], corpus.tokenizer)
+    with pytest.raises(UserError, match="on another text"):
+        train(config, other, tmp_path)
+
+
+STEPS = [(1e6, 1, False), (1e6, 4, False), (0.5, 4, True)]  # 4 of 6 texts: three parts of 2
+
+
+@pytest.mark.parametrize(("clip", "accumulation", "scaled"), STEPS)
+def test_a_step_follows_the_clipped_gradient_of_the_whole_batch(
+    clip, accumulation, scaled, corpus, tmp_path, monkeypatch, in_float32
+):
+    """Worked out by hand, with plain gradient descent in place of Muon and AdamW."""
+    settings = dict(clip=clip, accumulation=accumulation, muon_lr=0.5, adamw_lr=0.25)
+    config = Config(**{**TINY, **settings})
+    run = Run(config, corpus, tmp_path, torch.device("cpu"))
+    plain = [torch.optim.SGD(o.param_groups[0]["params"]) for o in run.optimizers]
+    by_hand, asked, usual = copy.deepcopy(run.model), [], mdlm.training.loss_in_nats
+
+    def watched(model, x, k, noise):
+        asked.append((x, k, noise.get_state()))
+        return usual(model, x, k, noise)
+
+    monkeypatch.setattr(mdlm.training, "loss_in_nats", watched)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+    total = training_step(run.model, plain, scaler, corpus, config, 5)
+    loss = 0.0
+    for x, k, state in asked:
+        noise = torch.Generator()
+        noise.set_state(state)
+        part = usual(by_hand, x, k, noise).sum() / (6 * 32)
+        part.backward()
+        loss += part.item()
+    assert len(asked) == (1 if accumulation == 1 else 3)
+    assert total.item() == pytest.approx(loss, abs=1e-5)
+    norm = math.sqrt(sum(p.grad.pow(2).sum().item() for p in by_hand.parameters()))
+    assert norm > 1  # else clipping at a half would test little
+    rate = (0.55 + 0.45 * math.cos(math.pi * 3 / 38)) * min(1, clip / norm)
+    for (name, p), q in zip(by_hand.named_parameters(), run.model.parameters(), strict=True):
+        peak = 0.5 if name.startswith("blocks") and p.dim() == 2 else 0.25
+        torch.testing.assert_close(q, p - peak * rate * p.grad, rtol=0, atol=1e-5)
+
+
+def test_steps_draw_every_window_equally_often_and_never_the_same_batch(monkeypatch):
+    config, seen = Config(**{**TINY, "context": 16, "steps": 200}), []
+
+    def loss(model, x, k, noise=None):
+        seen.append(tuple(x[:, 0].tolist()))
+        return model.embedding.weight.sum() * 0 + torch.zeros(len(x))
+
+    monkeypatch.setattr(mdlm.training, "loss_in_nats", loss)
+    model = DiffusionTransformer(config)
+    corpus = SimpleNamespace(train=np.arange(20, dtype=np.uint16))  # 5 places to start at
+    still = [torch.optim.SGD([p], lr=0.0) for p in list(model.parameters())[:2]]
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for step in range(200):
+        training_step(model, still, scaler, corpus, config, step)
+    counts = np.bincount([start for batch in seen for start in batch], minlength=5)
+    chi_square = ((counts - 240) ** 2 / 240).sum()
+    assert len(counts) == 5 and chi_square < 4 + 4 * math.sqrt(8)
+    assert len(set(seen)) > 190
+    training_step(model, still, scaler, corpus, replace(config, seed=2), 0)
+    assert seen[-1] != seen[0]
+
+
+def test_the_learning_rate_rises_and_falls():
+    config = Config(**{**TINY, "warmup": 10, "steps": 110})
+    rate = [warmup_cosine(step, config) for step in range(110)]
+    assert rate[:10] == [(step + 1) / 10 for step in range(10)] and rate[10] == 1
+    assert rate[60] == pytest.approx(0.55) and 0.1 < rate[109] < 0.101
+    assert rate[10:] == sorted(rate[10:], reverse=True)
+
+
+def test_the_average_is_the_weighted_sum_it_claims():
+    p = torch.nn.Parameter(torch.zeros(1))
+    ema, average = EMA(torch.nn.ParameterList([p]), 0.9), 0.0
+    values = torch.randn(200, generator=torch.Generator().manual_seed(0)).tolist()
+    for n, value in enumerate(values, 1):
+        p.data.fill_(value)
+        ema.update()
+        decay = min(0.9, n / (n + 10))
+        average = decay * average + (1 - decay) * value
+    assert ema.average[0].item() == pytest.approx(average, abs=1e-5)
+    with ema.applied():
+        assert p.item() == pytest.approx(average, abs=1e-5)
+    assert p.item() == pytest.approx(values[-1])
+
+
+@torch.no_grad()
+def test_the_bound_of_a_text_is_that_of_all_its_windows(in_float32):
+    """Against every way to mask; and the reported error is the spread of such figures."""
+    torch.manual_seed(0)
+    shape = dict(n_layers=1, d_model=32, n_heads=2, vocab_size=300, compile=False)
+    config = Config(**shape, context=8, causal=True, batch_size=3)
+    twin = DiffusionTransformer(config).eval()
+    x = torch.randint(299, (43,))  # five windows, and three tokens more
+    exact = sum(next_token_nats(twin, x[None, i : i + 8]).item() for i in range(0, 43, 8))
+    for passes in (1, 3):
+        nats, error = evaluate(twin, x.numpy(), config, passes=passes)
+        assert nats == pytest.approx(exact / 43, rel=1e-5) and error == 0
+
+    config = Config(**shape, context=3, batch_size=999)
+    model = DiffusionTransformer(config).eval()
+    for p in model.parameters():
+        p.data *= 3  # far from uniform
+
+    def bound(x):
+        total = 0.0
+        for k in range(1, len(x) + 1):
+            ways = list(itertools.combinations(range(len(x)), k))
+            for way in map(list, ways):
+                z = x.clone()
+                z[way] = model.mask_id
+                total -= model(z[None])[0].gather(-1, x[:, None])[way].sum().item() / len(ways) / k
+        return total
+
+    text = torch.tensor([5, 200, 7])
+    tokens = np.array([*text.tolist()] * 300 + [5, 200])
+    expected = (300 * bound(text) + bound(text[:2])) / 902
+    means, errors = zip(*[evaluate(model, tokens, config, seed=s) for s in range(30)], strict=True)
+    assert abs(np.mean(means) - expected) < 4 * np.mean(errors) / math.sqrt(30)
+    assert np.std(means) == pytest.approx(np.mean(errors), rel=0.5)
+    nats, error = evaluate(model, tokens, config, passes=8)
+    assert abs(nats - expected) < 4 * error < 4 * np.mean(errors) / 2
+
+
+def test_bytes_are_counted_once_and_in_utf8():
+    whole = "é" * 900 + "大" * 101
+    parts = split_text(whole)
+    assert "".join(parts) == whole and len(parts[1]) == 101
+    corpus = tokenize(*parts, BPETokenizer.train("a b", 300))
+    assert (corpus.train_bytes, corpus.val_bytes) == tuple(len(part.encode()) for part in parts)
 
 
 def test_a_long_validation_text_is_read_once_and_says_how_far_it_is(corpus):
@@ -175,18 +324,63 @@ def test_broken_off_while_validating_at_the_end_no_step_is_lost(corpus, tmp_path
     bounds = [[h["bpb"] for h in run.history] for run in (again, whole)]
     assert bounds[0] == pytest.approx(bounds[1], rel=NOISE, abs=NOISE)
     assert again.history[-1]["step"] == config.steps
+    # what is returned, saved and measured are the averaged weights
+    loaded, _, _ = load_checkpoint(whole.path)
+    for p, q in zip(loaded.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    raw = torch.load(whole.resume_path, weights_only=True)["model"]
+    assert not torch.equal(raw["embedding.weight"], whole.model.embedding.weight.cpu())
+    passes = enough_passes(corpus.val, config)
+    nats, _ = evaluate(whole.model, corpus.val, config, passes=passes)
+    bpb = nats * len(corpus.val) / (math.log(2) * len(TEXT[40_000:].encode()))
+    assert whole.history[-1]["bpb"] == pytest.approx(bpb, rel=1e-6 + NOISE)
 
 
-def test_muon_moves_every_direction_alike():
+@pytest.mark.parametrize("shape", [(64, 24), (24, 64)])
+def test_muon_goes_down_every_direction_alike(shape, in_float32):
     noise = torch.Generator().manual_seed(0)
-    for shape in [(64, 24), (24, 64)]:
-        s = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=noise)))
-        assert s.min() > 0.6 and s.max() < 1.3
-    p = torch.nn.Parameter(torch.zeros(24, 64))
-    p.grad = torch.randn(24, 64, generator=noise)
+    gradient = torch.randn(shape, generator=noise)
+    strengths = torch.linalg.svdvals(orthogonalise(gradient))
+    assert strengths.min() > 0.6 and strengths.max() < 1.3
+    p = torch.nn.Parameter(torch.zeros(shape))
+    p.grad = gradient
     Muon([p], lr=0.1).step()
-    s = torch.linalg.svdvals(p.detach())
-    assert s.min() > 0.06 and s.max() < 0.13
+    u, _, vh = torch.linalg.svd(gradient, full_matrices=False)
+    moved = u.T @ p.detach() @ vh.T / (-0.1 * max(1, shape[0] / shape[1]) ** 0.5)
+    assert moved.diagonal().min() > 0.6 and moved.diagonal().max() < 1.3
+    assert (moved - moved.diagonal().diag()).abs().max() < 0.05
+
+
+def test_muon_decays_weights_and_looks_ahead():
+    p = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = Muon([p], lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        p.grad = torch.zeros(4, 6)
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((4, 6), 0.95**3))
+    p = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer, average = Muon([p], lr=0.1), 0.0
+    for g in (1.0, -2.0, 4.0):
+        p.grad = torch.full((2, 2), g)
+        average = 0.95 * average + 0.05 * g
+        expected = torch.full((2, 2), 0.05 * g + 0.95 * average)  # Nesterov's momentum
+        torch.testing.assert_close(optimizer.look_ahead(p, 0.95), expected)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_every_weight_has_one_optimiser(timed):
+    config = Config(**TINY, weight_decay=0.3, time_conditioning=timed)
+    model = DiffusionTransformer(config)
+    muon, adamw = make_optimizers(model, config)
+    name = {id(p): n for n, p in model.named_parameters()}
+    of_muon, of_adamw = (
+        [name[id(p)] for p in optimizer.param_groups[0]["params"]] for optimizer in (muon, adamw)
+    )
+    assert sorted(of_muon + of_adamw) == sorted(name.values())
+    matrices = {n for n, p in model.named_parameters() if n.startswith("blocks") and p.dim() == 2}
+    assert set(of_muon) == matrices
+    assert muon.param_groups[0]["weight_decay"] == 0.3
+    assert adamw.param_groups[0]["weight_decay"] == 0
 
 
 def test_muon_moves_a_stack_of_matrices_as_it_moves_each(monkeypatch):
@@ -209,10 +403,13 @@ def test_checkpoint_round_trip(corpus, tmp_path):
         **{**TINY, "vocab_size": corpus.tokenizer.vocab_size, "time_conditioning": True}
     )
     model, path = DiffusionTransformer(config).eval(), tmp_path / "model.safetensors"
+    for p in model.parameters():
+        torch.nn.init.normal_(p)  # as it begins, the time changes nothing
     save_checkpoint(path, model, corpus.tokenizer, {"steps": 3})
     loaded, tokenizer, facts = load_checkpoint(path, "cpu")
-    z, t = torch.randint(300, (2, 32)), torch.tensor([0.2, 0.9])
+    z, t = torch.full((2, 32), model.mask_id), torch.tensor([0.2, 0.9])
     assert torch.equal(loaded(z, t), model(z, t))
+    assert not torch.equal(model(z, t), model(z, t.flip(0)))
     assert loaded.config == config
     assert tokenizer.encode(TEXT) == corpus.tokenizer.encode(TEXT)
     assert facts == {"steps": 3}
@@ -238,6 +435,11 @@ def test_bad_option_gets_one_line(option, tmp_path, capsys):
     assert_one_line([*files, *OPTIONS, option], BAD_OPTIONS[option], capsys)
 
 
+def test_the_twin_is_told_no_time():
+    with pytest.raises(UserError, match="knows no time"):
+        Config(**TINY, causal=True, time_conditioning=True)
+
+
 def assert_one_line(arguments, message, capsys):
     """train.py answers in one line on stderr, with exit code 2."""
     assert command_line.main(["--preset", "cpu", *arguments]) == 2
@@ -255,16 +457,38 @@ def test_no_network(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_sampling_input(corpus):
-    model = DiffusionTransformer(Config(**{**TINY, "vocab_size": corpus.tokenizer.vocab_size}))
-    with pytest.raises(UserError, match="context of 32"):
-        sample(model, torch.zeros(1, 33, dtype=torch.long))
-    with pytest.raises(UserError, match="only 8 fit"):
-        template(corpus.tokenizer, ["And the sons of the sons were many"], 8)
-    with pytest.raises(UserError, match="steps"):
-        noise_grid(0, "linear")
-    with pytest.raises(UserError, match="temperature"):
-        sample(model, torch.full((1, 8), model.mask_id), temperature=0.0)
+def test_other_bytes_than_shakespeare(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"To be"))
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        load_text("shakespeare", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", Config.__dataclass_fields__)
+def test_only_settings_that_do_not_matter_share_a_run(field):
+    config = Config(**TINY)
+    value = getattr(config, field)
+    if type(value) is bool:
+        other = not value
+    elif type(value) is int:
+        other = value + 1
+    else:
+        other = {"corpus": "novel.txt"}.get(field) or (value or 1) / 2
+    other = {"d_model": 64, "n_heads": 1}.get(field, other)
+    free = {"eval_every", "save_every", "compile", "activation_checkpointing"}
+    same = run_name(replace(config, **{field: other})) == run_name(config)
+    assert same == (field in free)
+
+
+def test_the_newest_checkpoint(tmp_path):
+    for age, name in enumerate(["b", "a", "c-twin", "d-twin"]):
+        path = tmp_path / f"{name}.safetensors"
+        path.touch()
+        os.utime(path, (9 - age, 9 - age))
+    assert newest_checkpoint(tmp_path).stem == "b"
+    assert newest_checkpoint(tmp_path, twin=True).stem == "c-twin"
+    with pytest.raises(UserError, match="no checkpoint"):
+        newest_checkpoint(tmp_path / "none")
 
 
 BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
@@ -343,10 +567,80 @@ def test_float16_training_scales_the_loss_and_survives_an_overflow(corpus, tmp_p
     ]
     assert sum(losses[-10:]) < sum(losses[:10])
     state = run.scaler.state_dict()
-    mdlm.training.save_run(run)
+    save_run(run)
     again = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
-    mdlm.training.restore_run(again)
+    restore_run(again)
     assert again.scaler.state_dict() == state
+
+
+def test_a_gradient_that_is_no_number_moves_neither_optimiser(corpus, tmp_path, monkeypatch):
+    choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
+    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+    run = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    before = [p.detach().clone() for p in run.model.parameters()]
+    run.model.embedding.weight.register_hook(lambda gradient: gradient * torch.nan)
+    training_step(run.model, run.optimizers, run.scaler, corpus, run.config, step=0)
+    assert run.scaler.get_scale() == 8
+    assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before, strict=True))
+
+
+def test_a_run_moves_to_a_device_that_scales_its_loss(corpus, tmp_path, monkeypatch):
+    run = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
+    run.step = 3
+    save_run(run)
+    choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
+    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+    again = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
+    restore_run(again)
+    assert again.step == 3 and again.scaler.is_enabled()
+
+
+@pytest.mark.skipif(
+    not mdlm.training.device_choices(torch.device("cpu")).compile,
+    reason="there is no compiler here, or none that PyTorch can use",
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # within PyTorch
+def test_compiled_blocks_train_alike(corpus, tmp_path):
+    losses = []
+    for on in (False, True):
+        config = Config(**{**TINY, "compile": on, "vocab_size": corpus.tokenizer.vocab_size})
+        run = Run(config, corpus, tmp_path, torch.device("cpu"))
+        losses.append(
+            [
+                training_step(run.model, run.optimizers, run.scaler, corpus, config, s).item()
+                for s in range(3)
+            ]
+        )
+        evaluate(run.model, corpus.val, config, max_windows=4)
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_a_full_gpu_says_what_to_do(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(mdlm.training, "training_step", full)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    files = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path)]
+    assert command_line.main(["--preset", "cpu", *files, *OPTIONS]) == 1
+    assert "--accumulation 2" in capsys.readouterr().err
+
+
+def test_dropout_is_for_training_and_checkpointing_computes_twice(corpus, tmp_path):
+    settings = dict(dropout=0.5, activation_checkpointing=True)
+    config = Config(**{**TINY, **settings, "vocab_size": corpus.tokenizer.vocab_size})
+    model, calls = DiffusionTransformer(config).train(), []
+    x = torch.randint(299, (2, 32))
+    hook = model.blocks[0].norm1.register_forward_pre_hook(lambda *_: calls.append(1))
+    model.features(x).sum().backward()
+    assert len(calls) == 2
+    hook.remove()
+    assert not torch.equal(model.features(x), model.features(x))
+    looks = [evaluate(model, corpus.val, config, 8) for _ in range(2)]
+    assert looks[0] == looks[1]
+    save_checkpoint(tmp_path / "model.safetensors", model, corpus.tokenizer, {})
+    assert not load_checkpoint(tmp_path / "model.safetensors", "cpu")[0].training
 
 
 def test_activation_checkpointing_changes_nothing_but_memory(corpus, tmp_path):

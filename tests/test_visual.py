@@ -15,6 +15,7 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"
 
 import imageio_ffmpeg
 import numpy as np
+import psutil
 import pygame
 import pytest
 import torch
@@ -499,14 +500,20 @@ def test_every_key(window, record):
 def test_keeping_tokens(window, record):
     s = State(at=24.0, settings=record.settings)
     i = int(record.since[-1].argmax())
-    f = key(pygame.K_f, "f")
-    assert "Point" in press(s, [], record, f).message
-    kept = press(replace(s, cursor=i), [], record, f)
+    f = [key(pygame.K_f, "f"), pygame.event.Event(pygame.TEXTINPUT, text="f")]  # as SDL sends it
+    assert "Point" in press(s, [], record, *f).message
+    kept = press(replace(s, cursor=i), [], record, *f)
     assert kept.settings.kept == ((i, record.states[-1, i]),)
-    assert press(kept, [], record, f).settings.kept == ()
+    assert press(kept, [], record, *f).settings.kept == ()
     assert press(kept, [], record, key(pygame.K_x, "x")).settings.kept == ()
-    assert "appeared" in press(replace(s, cursor=i, at=0.0), [], record, f).message
-    assert "prompt" in press(replace(s, cursor=0), [], record, f).message
+    assert "appeared" in press(replace(s, cursor=i, at=0.0), [], record, *f).message
+    assert "prompt" in press(replace(s, cursor=0), [], record, *f).message
+
+
+def test_more_steps_are_not_fewer(record):
+    s = State(settings=replace(record.settings, steps=5000))
+    assert handle(s, "more steps", record).settings.steps == 5000
+    assert handle(s, "less steps", record).settings.steps == 4096
 
 
 def test_keeping_tokens_of_both_racers(window, model, twin, tokenizer):
@@ -682,12 +689,40 @@ def test_closing_and_a_new_run_interrupt_sampling(window, model, tokenizer):
     record, state = show(window, waiting_record("", asked, tokenizer), State(), worker)
     assert record.live and state.busy.startswith("Sampling")
     worker.run(replace(asked, prompt="In the"))
-    time.sleep(0.5)
-    record, _ = receive(worker, record, state)
+    end = time.monotonic() + 20
+    while record.settings.prompt != "In the" and time.monotonic() < end:
+        time.sleep(0.02)
+        record, _ = receive(worker, record, state)
     assert record.live and record.settings.prompt == "In the"
-    start = time.perf_counter()
     worker.close()
-    assert time.perf_counter() - start < 1 and not worker.thread.is_alive()
+    worker.thread.join(timeout=20)  # 4000 steps would take longer
+    assert not worker.thread.is_alive()
+
+
+def test_what_is_set_reaches_the_sampler(model, tokenizer):
+    def text(**settings):
+        asked = Settings(**{"steps": 1, "length": 40, **settings})
+        return record_run(model, tokenizer, asked).states[-1].tolist()
+
+    assert text(seed=1) == text(seed=1) != text(seed=2)
+    assert text(seed=1, top_p=1e-9) == text(seed=2, top_p=1e-9)
+    assert text(seed=1, temperature=0.001) != text(seed=1)
+    with pytest.raises(UserError, match="context of 40"):
+        text(length=10**15)
+
+
+def test_letters_of_many_sizes_keep_no_file_open():
+    process, fonts = psutil.Process(), Fonts()
+    before = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    for size in range(8, 108):
+        fonts.width("word", size)
+    after = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    assert after < before + 10
+
+
+def test_any_title_can_be_drawn(record, fonts):
+    odd = replace(record, title="caf\udce9 \x07")
+    picture(odd, State(), (640, 480), fonts)
 
 
 def test_the_worker_reports_mistakes(model, tokenizer):
@@ -785,7 +820,9 @@ def test_inline_in_a_notebook(model, tokenizer):
     for view, helper in (("text", None), ("belief", model)):
         shown = show_inline(trajectory, tokenizer, helper, view, row=1, size=(300, 200), n_frames=4)
         assert Image.open(io.BytesIO(shown.data)).size == (300, 200)
-        assert shown._repr_mimebundle_()[0] if hasattr(shown, "_repr_mimebundle_") else shown.data
+        assert shown.alt == tokenizer.decode(trajectory.tokens[1].tolist())
+        other = show_inline(trajectory, tokenizer, helper, view, size=(300, 200), n_frames=4)
+        assert other.data != shown.data
 
 
 class Terminal(io.StringIO):

@@ -106,7 +106,7 @@ def commands_of(event, state, items, scale=1.0):
         typing = {"Enter": "accept", "Esc": "escape", "Backspace": "erase", "CtrlV": "paste"}
         return [typing[key]] if key in typing else []
     if event.type == pygame.TEXTINPUT:
-        return [f"type {event.text}"]
+        return [f"type {event.text}"] if state.draft is not None else []
     if event.type in (pygame.QUIT, pygame.WINDOWCLOSE):
         return ["quit"]
     if event.type == pygame.WINDOWLEAVE:
@@ -210,7 +210,7 @@ def handle_setting(state, verb, argument):
         value = 2 ** (
             math.floor(math.log2(value)) + 1 if sign > 0 else math.ceil(math.log2(value)) - 1
         )
-        value = min(max(round(value), 1), 4096)
+        value = min(max(round(value), 1), max(4096, state.settings.steps))
     elif name == "temperature":
         value = min(max(round(value + 0.1 * sign, 1), 0.1), 3.0)
     elif name == "top_p":

@@ -1,6 +1,7 @@
 """Fonts, and items drawn on a pygame surface."""
 
 import importlib.util
+import io
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +41,8 @@ class Fonts:
         pygame.freetype.init()  # it can say whether a font has a glyph
         self.more_paths = font_paths()
         self.paths, self.coverage = [], []
-        self.opened, self.widths, self.images, self.which = {}, {}, {}, {}
+        self.data, self.opened = {}, {}
+        self.widths, self.images, self.which = {}, {}, {}
         self.first_with("a")
 
     def first_with(self, character):
@@ -65,10 +67,17 @@ class Fonts:
                 return len(self.paths) - 1
         return 0
 
+    def in_memory(self, number):
+        """A font's file, read once, as something that can be opened."""
+        if number not in self.data:
+            self.data[number] = self.paths[number].read_bytes()
+        return io.BytesIO(self.data[number])
+
     def font(self, number, size):
         """An opened font."""
         if (number, size) not in self.opened:
-            self.opened[number, size] = pygame.font.Font(str(self.paths[number]), size)
+            # from memory: a file stays open for each size otherwise, and systems count those
+            self.opened[number, size] = pygame.font.Font(self.in_memory(number), size)
         return self.opened[number, size]
 
     def parts(self, text):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pygame
 
-from bpe_tokenizer import UserError, write_atomically
+from bpe_tokenizer import UserError, check_place, write_atomically
 from visual.controls import State
 from visual.drawing import Fonts, draw_items
 from visual.items import THEMES
@@ -103,10 +103,7 @@ def check_output(path):
         raise UserError(f"{path}: the name must end with one of {', '.join(OUTPUTS)}")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise UserError(f"{path}: for .mp4, install imageio-ffmpeg: pip install imageio-ffmpeg")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, not a file")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise UserError(f"{path}: {path.parent} is a file, not a folder")
+    check_place(path)
 
 
 def save(path, record, state, size, at=None, n_frames=80, fps=12):

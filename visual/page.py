@@ -67,7 +67,8 @@ def header_row(record, state, style, width):
     right, h = flow(groups, width, style.px(4), style.px(2))
     right_w = max((item.x + item.w for item in right), default=0)
     right = moved(right, width - right_w, 0)
-    title = shorten(style.fonts, record.title, style.px(14), width - right_w - style.px(20))
+    title = "".join(map(visible, record.title))
+    title = shorten(style.fonts, title, style.px(14), width - right_w - style.px(20))
     left = [style.text(0, style.px(4), title, style.theme.ink, part="title")] if title else []
     return left + right, h
 

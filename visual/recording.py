@@ -25,7 +25,6 @@ from mdlm.sampling import (
     sample_first_hitting,
     sample_plain,
     sample_remask,
-    start_from,
     template,
 )
 from mdlm.training import DAMAGE, autocast
@@ -301,9 +300,13 @@ def check_settings(settings, model, tokenizer):
         raise UserError(f"the seed must be from 0 to 2^63 - 1, not {settings.seed}")
     if settings.steps > 100_000:
         raise UserError(f"steps must be at most 100000, not {settings.steps}")
+    if settings.length > model.config.context:
+        raise UserError(
+            f"{settings.length} tokens are more than the model's context of {model.config.context}"
+        )
     noise_grid(settings.steps, "linear")
     adjust(torch.zeros(1, 2), temperature=settings.temperature, top_p=settings.top_p)
-    start_from(model, starting_text(settings, tokenizer))
+    starting_text(settings, tokenizer)
 
 
 def record_run(model, tokenizer, settings, title="", look=lambda z: None):
@@ -427,6 +430,10 @@ def check_record(record):
         raise ValueError("a number is of the wrong kind")
     if not (math.isfinite(record.seconds) and record.seconds >= 0):
         raise ValueError("its time is not a time")
+    if record.settings.sampler not in SAMPLERS or record.settings.steps < 1:
+        raise ValueError("a setting is out of range")
+    if not (np.isfinite(record.calls) & (record.calls >= 0)).all():
+        raise ValueError("a number of calls is none")
     for values in (record.probability, record.belief_probability):
         if not ((values >= 0) & (values <= 1 + 1e-6)).all():  # what is no number is neither
             raise ValueError("a probability is not between 0 and 1")
@@ -442,7 +449,10 @@ def check_record(record):
         raise ValueError("a token is out of range")
     if record.belief_probability.shape != belief.shape or len(record.belief_step) != len(belief):
         raise ValueError("the beliefs do not fit together")
-    if belief.size and (
-        belief.shape[1] != L or belief.min() < 0 or belief.max() >= len(record.names)
+    if len(belief) and (
+        belief.shape[1] != L
+        or not belief.size
+        or belief.min() < 0
+        or belief.max() >= len(record.names)
     ):
         raise ValueError("a belief is out of range")

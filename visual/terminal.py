@@ -60,8 +60,6 @@ def terminal_facts(record, step):
 
 def play_in_terminal(record, state, out, seconds=SECONDS):
     """Animate the run in a terminal; into a file or a pipe, print five moments of it."""
-    if hasattr(out, "reconfigure"):
-        out.reconfigure(errors="replace")  # some terminals cannot show some characters
     window, theme = shutil.get_terminal_size((80, 24)), THEMES[state.theme]
     columns = max(8, min(96, window.columns - 2))
     if not out.isatty():

@@ -36,7 +36,7 @@ class Worker:
         self.orders.put(settings)
 
     def close(self):
-        """Stop at the next pass through the network."""
+        """Stop at the next pass through the network (the twin, once begun, writes to its end)."""
         self.orders.put(None)
         self.thread.join(timeout=2)
 
