@@ -32,7 +32,7 @@ from mdlm.config import Config  # noqa: E402
 from mdlm.corpus import load_text, tokenize  # noqa: E402
 from mdlm.training import train  # noqa: E402
 
-# Muon's usual rate: at the default one, diffusion learns so short a text by heart (1.525)
+# Muon's usual rate: at the default one, diffusion learns so short a text by heart (1.53)
 SIZE = dict(vocab_size=1024, n_layers=4, d_model=128, n_heads=2, muon_lr=0.02)
 RESULTS, PLOT = Path(__file__).with_name("data_limited.json"), ROOT / "img/data-limited.png"
 

@@ -269,9 +269,9 @@ Bits per byte of all of the validation text (a bound, with its standard error). 
 what its row says, of the base, the CPU preset, or of the smaller model that its name begins with.
 All of a table train for the same time, that of so many steps of the base on a 2-core CPU: so a run
 gets fewer where its steps take longer. Times are good to 6 % among the runs of one model; those of
-`4-by-128` took a fifth longer when they were timed again beside the base, so they had up to twelve
-minutes where it had ten. 300 steps are ten minutes on a CPU with AVX2 only; 2,000 are ten minutes
-on one with AVX512-BF16; 3,000 are the whole run of the preset. A run is made by
+`4-by-128` took up to a third longer when they were timed again beside the base, so they had up to
+twelve minutes where it had nine. 300 steps are about nine minutes on a CPU with AVX2 only; 2,000
+are eleven on one with AVX512-BF16; 3,000 are the whole run of the preset. A run is made by
 
     python benchmarks/quality.py --time base RUN
     python benchmarks/quality.py --steps STEPS RUN
