@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from bpe_tokenizer import UserError, print_anything
-from mdlm.training import load_checkpoint, newest_checkpoint
+from saving import load_checkpoint, newest_checkpoint
 from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, check_output, save, show_inline
 from visual.items import THEMES

@@ -94,7 +94,8 @@ def ship(run, path):
     """
     import torch
 
-    from mdlm.training import bits_per_byte, enough_passes, evaluate, facts_of, save_checkpoint
+    from mdlm.training import bits_per_byte, enough_passes, evaluate
+    from saving import facts_of, save_checkpoint
 
     for p in run.model.parameters():
         p.data = p.data.bfloat16().float()

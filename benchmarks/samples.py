@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 from bpe_tokenizer import UserError, write_atomically  # noqa: E402
 from mdlm.corpus import load_parts, windows  # noqa: E402
 from mdlm.sampling import distinct_pairs, longest_copies, sample  # noqa: E402
-from mdlm.training import load_checkpoint  # noqa: E402
 from mdlm.twin import sample_twin  # noqa: E402
+from saving import load_checkpoint  # noqa: E402
 
 N, STEPS = 20, 256
 

@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from bpe_tokenizer import UserError, write_atomically  # noqa: E402
 from mdlm.sampling import sample, sample_plain  # noqa: E402
-from mdlm.training import device_choices, load_checkpoint, newest_checkpoint  # noqa: E402
+from mdlm.training import device_choices  # noqa: E402
 from prepare import peak_memory  # noqa: E402
+from saving import load_checkpoint, newest_checkpoint  # noqa: E402
 
 
 def seconds(function, *arguments):

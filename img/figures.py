@@ -26,7 +26,8 @@ from mdlm.diffusion import (  # noqa: E402
     nelbo,
     spread_mask_counts,
 )
-from mdlm.training import autocast, load_checkpoint, newest_checkpoint  # noqa: E402
+from mdlm.training import autocast  # noqa: E402
+from saving import load_checkpoint, newest_checkpoint  # noqa: E402
 from toy import (  # noqa: E402
     TEXTS,
     ExactDenoiser,

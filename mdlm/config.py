@@ -5,7 +5,7 @@ __all__ = ['PRESETS', 'Config', 'check', 'cpu_has_bfloat16', 'usual_preset']
 
 # %% ../train_model.ipynb #22e7cf65
 # Every hyperparameter of a run, its default, and the check that it makes sense.
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from bpe_tokenizer import UserError
 

@@ -32,7 +32,7 @@ TINY = dict(
 
 
 def test_all_run(tmp_path):
-    for name in ("bpe_tokenizer.py", "prepare.py", "sample_visual.py", *NOTEBOOKS):
+    for name in ("bpe_tokenizer.py", "prepare.py", "saving.py", "sample_visual.py", *NOTEBOOKS):
         shutil.copy(ROOT / name, tmp_path)
     for package in ("mdlm", "visual"):
         shutil.copytree(ROOT / package, tmp_path / package)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from mdlm.training import load_checkpoint
+from saving import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))

@@ -29,8 +29,16 @@ from mdlm.corpus import prepare_corpus, tokenize
 from mdlm.diffusion import diffusion_loss, nelbo
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import adjust, draw, sample
-from mdlm.training import Run, fingerprint, load_checkpoint, save_checkpoint, save_run, train
+from mdlm.training import Run, train
 from prepare import peak_memory
+from saving import (
+    fingerprint,
+    load_checkpoint,
+    read_state,
+    restore_run,
+    save_checkpoint,
+    save_run,
+)
 from visual.controls import State
 from visual.page import lay_out
 from visual.recording import Settings, load_record, record_bytes, record_run
@@ -231,7 +239,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys, 
     for what, data in mutations(run.resume_path.read_bytes(), 40, seed=3):
         run.resume_path.write_bytes(data)
         with pytest.raises(UserError) as caught:
-            mdlm.training.read_state(run.resume_path)
+            read_state(run.resume_path)
         assert one_line(caught.value, run.resume_path), what
     again = train(config, corpus, tmp_path, CPU)
     assert "going on from the state before it" in capsys.readouterr().err
@@ -277,7 +285,7 @@ def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):
         save_run(run)
     assert not list(tmp_path.glob("*.tmp"))
     again = Run(Config(**TINY), corpus, tmp_path, CPU)
-    mdlm.training.restore_run(again)
+    restore_run(again)
     assert again.step == 3 and run.older_path.read_bytes() == state
 
 
@@ -304,7 +312,7 @@ def test_an_unreadable_state_is_not_called_damaged(corpus, tmp_path):
     run.resume_path.unlink()
     run.resume_path.mkdir()
     with pytest.raises(UserError, match="cannot be read"):  # and it does not go on from the other
-        mdlm.training.restore_run(run)
+        restore_run(run)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path, monkeypatch):
@@ -318,7 +326,7 @@ def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not a number any more at step 12: .*saved before"):
         train(Config(**TINY), corpus, tmp_path, CPU)
     run = Run(Config(**TINY), corpus, tmp_path, CPU)
-    mdlm.training.restore_run(run)
+    restore_run(run)
     assert run.step == 8 and np.isfinite(run.losses).all()
     model, _, _ = load_checkpoint(run.path, CPU)
     assert all(p.isfinite().all() for p in model.parameters())

@@ -36,17 +36,19 @@ from mdlm.training import (
     bits_per_byte,
     enough_passes,
     evaluate,
-    load_checkpoint,
     make_optimizers,
-    newest_checkpoint,
     orthogonalise,
+    train,
+    training_step,
+    warmup_cosine,
+)
+from saving import (
+    load_checkpoint,
+    newest_checkpoint,
     restore_run,
     run_name,
     save_checkpoint,
     save_run,
-    train,
-    training_step,
-    warmup_cosine,
 )
 
 ROOT = Path(__file__).parent.parent

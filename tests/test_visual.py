@@ -28,7 +28,7 @@ from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.config import Config
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample, sample_remask
-from mdlm.training import save_checkpoint
+from saving import save_checkpoint
 from visual.controls import FIELDS, KEYS, VIEWS, State, advance, commands_of, handle, key_of
 from visual.drawing import Fonts
 from visual.files import picture, save, show_inline

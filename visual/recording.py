@@ -27,8 +27,9 @@ from mdlm.sampling import (
     sample_remask,
     template,
 )
-from mdlm.training import DAMAGE, autocast
+from mdlm.training import autocast
 from mdlm.twin import sample_twin
+from saving import DAMAGE
 
 SAMPLERS = {  # all are called alike and return a Trajectory
     "ancestral": sample,
