@@ -8,16 +8,14 @@ bytes before it, as a language model does; it is the strongest of them on text.
 """
 
 import argparse
-import bz2
-import lzma
 import sys
-import zlib
 from pathlib import Path
 
 import pyppmd
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from mdlm.compressors import COMPRESSORS, given_training  # noqa: E402
 from mdlm.corpus import load_text, split_text  # noqa: E402
 
 
@@ -26,12 +24,7 @@ def ppmd(order):
     return lambda data: len(pyppmd.compress(data, max_order=order, mem_size=1 << 28))
 
 
-COMPRESSORS = {
-    "zlib": lambda data: len(zlib.compress(data, 9)),
-    "bz2": lambda data: len(bz2.compress(data, 9)),
-    "lzma": lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
-    **{f"PPMd, order {order}": ppmd(order) for order in (4, 6, 8, 12, 16)},
-}
+COMPRESSORS |= {f"PPMd, order {order}": ppmd(order) for order in (4, 6, 8, 12, 16)}
 
 
 def main(argv=None):
@@ -41,14 +34,12 @@ def main(argv=None):
     )
     parser.add_argument("--data", default="kjv", help="as in train.py (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    train, val = (
-        part.encode("utf-8") for part in split_text(load_text(arguments.data, ROOT / "data"))
-    )
+    text = load_text(arguments.data, ROOT / "data")
+    data = text.encode("utf-8")
     print("| | whole text | validation, given training |\n|---|---:|---:|")
     for name, size in COMPRESSORS.items():
-        whole = size(train + val)
-        given = 8 * (whole - size(train)) / len(val)
-        print(f"| {name} | {8 * whole / len(train + val):.3f} | {given:.3f} |")
+        whole, given = 8 * size(data) / len(data), given_training(size, *split_text(text))
+        print(f"| {name} | {whole:.3f} | {given:.3f} |")
     return 0
 
 
