@@ -89,14 +89,15 @@ def plain_file(path):
     Raises UserError for what a file cannot replace: no name, a folder, a device.
     """
     path = Path(path)
-    try:
-        if path.name and path.exists() and not path.is_file():
-            raise UserError(f"{path}: cannot be written (it is not a plain file)")
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL byte in it
-        raise UserError(f"{str(path)!r}: cannot be written ({error})") from None
     if not path.name:
         raise UserError(f"{path}: cannot be written (a file needs a name)")
-    return Path(os.path.realpath(path))
+    try:
+        plain, place = path.is_file() or not path.exists(), Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL byte in it
+        raise UserError(f"{str(path)!r}: cannot be written ({error})") from None
+    if not plain:
+        raise UserError(f"{path}: cannot be written (it is not a plain file)")
+    return place
 
 
 def write_atomically(path, data):
@@ -104,15 +105,15 @@ def write_atomically(path, data):
 
     Raises UserError if the place cannot be written to.
     """
-    path = plain_file(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    place = plain_file(path)
+    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the old file loses its name
-        temporary.replace(path)
+        temporary.replace(place)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

@@ -444,7 +444,8 @@ def prepare(source, folder, arguments):
         there = [path for path in (folder / TOKENIZER, *shard_files(folder)) if path.exists()]
         if there and not arguments.restart:
             raise UserError(
-                f"{there[0]} is there already: choose another --out, or replace it with --restart"
+                f"{there[0]} is there already, and no {MANIFEST} that lists it: choose another "
+                "--out, or replace it with --restart"
             )
         tokenizer = learn_vocabulary(source, arguments)  # may fail: what is there stays until then
         remove_shards(folder)
@@ -465,7 +466,10 @@ def prepare(source, folder, arguments):
         )
     check_tokenizer(folder, manifest)
     dtype = token_dtype(BPETokenizer.load(folder / TOKENIZER).vocab_size)
-    manifest["shards"] = [s for s in manifest["shards"] if is_whole(folder, s, dtype)]
+    whole = [shard for shard in manifest["shards"] if is_whole(folder, shard, dtype)]
+    if len(whole) < len(manifest["shards"]):  # the gap must not look complete if this breaks off
+        manifest.update(shards=whole, complete=False)
+        save_manifest(folder, manifest)
     done = {shard["file"] for shard in manifest["shards"]}
     with tqdm(
         total=source.total,

@@ -178,7 +178,8 @@ def make_ready(run):
     check_place(run.older_path)
     for left in run.path.parent.glob("*.tmp"):
         if left.name.startswith(f"{run.path.stem}."):
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # on Windows a virus scanner may be reading it
+                left.unlink()
 
 
 def save_run(run):

@@ -138,9 +138,11 @@ def main(argv=None):
         return 130
     except RuntimeError as error:
         if type(error).__name__ == "OutOfMemoryError":
+            parts = min(2 * config.accumulation, config.batch_size)
             print(
-                f"train.py: the GPU's memory is full: try --accumulation {2 * config.accumulation}"
-                " (the same batch in smaller parts), or --activation-checkpointing",
+                "train.py: the GPU's memory is full: try --activation-checkpointing, which goes on "
+                f"from what was saved, or --accumulation {parts}, a run of its own with the batch "
+                "in smaller parts",
                 file=sys.stderr,
             )
             return 1

@@ -239,6 +239,13 @@ def test_interrupted_it_does_only_what_is_left(tmp_path, monkeypatch):
     tokenizer, train_ids, val_ids = read(tmp_path / "out")
     text = (tmp_path / "text.txt").read_text(encoding="utf-8")
     assert [*train_ids, *val_ids] == documents(tokenizer, [text])
+    for number in (0, 2):  # two are lost later, and only one comes back
+        (tmp_path / "out" / f"train-00000{number}.bin").unlink()
+    done[:] = done[:2]
+    monkeypatch.setattr(prepare, "write_shard", write)
+    assert run(*command) == 130
+    with pytest.raises(UserError, match="not finished"):
+        prepare.open_tokens(tmp_path / "out")
 
 
 def test_what_it_has_not_made_it_leaves_alone(tmp_path, capsys):
