@@ -12,7 +12,7 @@
 In the window, H shows every key; whatever has a key can be clicked as well.
 
 This is the command line; what it brings together is in visual/, whose __init__.py says where to
-begin. In a notebook, `show_inline` shows a `Trajectory` as an animation.
+begin. In a notebook, `visual.files.show_inline` shows a `Trajectory` as an animation.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 from bpe_tokenizer import UserError, print_anything
 from saving import load_checkpoint, newest_checkpoint
 from visual.controls import VIEWS, State
-from visual.files import OUTPUTS, check_output, save, show_inline
+from visual.files import OUTPUTS, check_output, save
 from visual.items import THEMES
 from visual.recording import (
     SAMPLERS,
@@ -39,8 +39,6 @@ from visual.recording import (
 from visual.terminal import play_in_terminal
 from visual.window import close_window, find_display, open_window, show
 from visual.worker import Worker
-
-__all__ = ["main", "show_inline"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -107,11 +105,6 @@ def load_twin(arguments, model, tokenizer):
     return twin
 
 
-def warm_up(model, tokenizer):
-    """Run a model once, as the first run is slower: the clock of a race should not count that."""
-    record_run(model, tokenizer, Settings(steps=4, length=model.config.context))
-
-
 def headless_record(arguments, settings, model, tokenizer, title, twin=None):
     """The run that --save or --text shows, saying on stderr what takes time."""
 
@@ -165,8 +158,8 @@ def start(arguments):
     if arguments.race is not None:
         twin = load_twin(arguments, model, tokenizer)
         title += ", against its twin"
-        for racer in (model, twin):
-            warm_up(racer, tokenizer)
+        for racer in (model, twin):  # a first run is slower: the clock should not count that
+            record_run(racer, tokenizer, Settings(steps=4, length=racer.config.context))
     if arguments.save or arguments.text:
         record = headless_record(arguments, settings, model, tokenizer, title, twin)
         return record, settings, None

@@ -136,14 +136,12 @@ def load_checkpoint(path, device=None):
 
 def newest_checkpoint(folder="checkpoints", twin=False):
     """Path of the diffusion model, or twin, written last. Raises UserError if there is none."""
-    paths = list(Path(folder).glob("*.safetensors"))
-    paths = [path for path in paths if path.stem.endswith("-twin") == twin]
-    paths.sort(key=lambda path: path.stat().st_mtime)
+    paths = [p for p in Path(folder).glob("*.safetensors") if p.stem.endswith("-twin") == twin]
     if not paths:
         if twin:
             raise UserError(f"no autoregressive twin in {folder}: train one with twin.ipynb")
         raise UserError(f"no checkpoint in {folder}: train one with train_model.ipynb or train.py")
-    return paths[-1]
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -233,18 +231,17 @@ def read_state(path):
 def restore_run(run):
     """Go on from the saved state, if any. Raises UserError if it is damaged or not of this run."""
     paths = [path for path in (run.resume_path, run.older_path) if path.exists()]
-    for path in paths:
-        try:
-            state = read_state(path)
-            break
-        except Damaged as error:
-            if path == paths[-1]:
-                raise
-            tqdm.write(f"{error}; going on from the state before it", file=sys.stderr)
-    else:
+    if not paths:
         return
+    try:
+        state = read_state(paths[0])
+    except Damaged as error:
+        if len(paths) == 1:
+            raise
+        tqdm.write(f"{error}; going on from the state before it", file=sys.stderr)
+        state = read_state(paths[1])
     if state["text_digest"] != run.text_digest:
-        raise UserError(f"{path}: that run was on another text; {AGAIN}")
+        raise UserError(f"{paths[0]}: that run was on another text; {AGAIN}")
     run.model.load_state_dict(state["model"])
     for average, saved in zip(run.ema.average, state["average"], strict=True):
         average.copy_(saved)

@@ -45,7 +45,8 @@ def use_adamw():
 
     def make_optimizers(network, config):
         matrices = [p for p in network.blocks.parameters() if p.dim() == 2]
-        rest = [p for p in network.parameters() if all(p is not q for q in matrices)]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in network.parameters() if id(p) not in taken]
         options = dict(lr=config.adamw_lr, betas=(0.9, 0.95), fused=True)
         return [
             torch.optim.AdamW(matrices, weight_decay=config.weight_decay, **options),
@@ -60,10 +61,10 @@ def muon_in_parts():
     """Muon for queries, keys and values apart, and for gate and up."""
     usual = training.orthogonalise
 
-    def orthogonalise(g, iterations=5):
+    def orthogonalise(g):
         rows, columns = g.shape[-2:]
         n = 3 if rows == 3 * columns else 2 if rows > columns else 1
-        return torch.cat([usual(part, iterations) for part in g.chunk(n, dim=-2)], -2) / n**0.5
+        return torch.cat([usual(part) for part in g.chunk(n, dim=-2)], -2) / n**0.5
 
     training.orthogonalise = orthogonalise
 
@@ -71,18 +72,15 @@ def muon_in_parts():
 def train_on_t():
     """The paper's loss of a random time t, not of a random number of masks."""
 
-    def loss_in_nats(network, x, k, noise):
-        if network.config.causal:
-            raise UserError("the twin has no t")
-        t = diffusion.low_discrepancy_t(len(x), noise)
-        return diffusion.diffusion_loss(network, x, t, "linear", noise)
-
     usual = training.loss_in_nats
 
-    def only_in_training(network, x, k, noise):
-        return (loss_in_nats if network.training else usual)(network, x, k, noise)
+    def loss_in_nats(network, x, k, noise):
+        if not network.training:
+            return usual(network, x, k, noise)
+        t = diffusion.low_discrepancy_t(len(x), noise).to(x.device)
+        return diffusion.diffusion_loss(network, x, t, "linear", noise)
 
-    training.loss_in_nats = only_in_training
+    training.loss_in_nats = loss_in_nats
 
 
 def few_masks_first():

@@ -29,14 +29,6 @@ from saving import load_checkpoint  # noqa: E402
 N, STEPS = 20, 256
 
 
-def with_gap(tokens, mask_id):
-    """Real texts (B, L) with the middle half masked."""
-    L = tokens.shape[1]
-    z = tokens.clone()
-    z[:, L // 4 : L - L // 4] = mask_id
-    return z
-
-
 def quoted(text):
     """A text as a Markdown quotation that keeps its lines and shows nothing as markup."""
     for character in "\\*_[]<>#`":
@@ -77,9 +69,9 @@ def report(path, twin_path):
 
     free = decode(sample(model, masks, STEPS, noise(1)).tokens)
     safer = decode(sample(model, masks, STEPS, noise(1), top_p=0.9).tokens)
-    gaps = with_gap(real, model.mask_id)
+    middle, gaps = slice(L // 4, L - L // 4), real.clone()
+    gaps[:, middle] = model.mask_id
     filled = sample(model, gaps, STEPS, noise(2)).tokens
-    middle = slice(L // 4, L - L // 4)
     rows = [
         figures(f"real, {L} tokens", decode(real), train_text),
         figures("from nothing", free, train_text),
@@ -109,10 +101,8 @@ def report(path, twin_path):
         "**Bold** is the model's.",
     ]
     for i, ids in enumerate(filled.tolist(), 1):
-        before, own, after = (
-            tokenizer.decode(ids[a:b])
-            for a, b in ((0, L // 4), (L // 4, L - L // 4), (L - L // 4, L))
-        )
+        before, after = tokenizer.decode(ids[: middle.start]), tokenizer.decode(ids[middle.stop :])
+        own = tokenizer.decode(ids[middle])
         lines.append(f"**{i}**\n\n{quoted(before)}\n>\n{bold(own)}\n>\n{quoted(after)}")
     return "\n\n".join(lines) + "\n"
 

@@ -41,7 +41,7 @@ def rotate(x, cos, sin):
 class Attention(nn.Module):
     """Multi-head self-attention, bidirectional unless `causal`. (B, L, C) -> (B, L, C)"""
 
-    def __init__(self, dim, n_heads, causal=False):
+    def __init__(self, dim, n_heads, causal):
         super().__init__()
         self.n_heads, self.causal = n_heads, causal
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -68,7 +68,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim):
         super().__init__()
-        hidden = -(-8 * dim // 3 // 64) * 64  # 8/3 of dim, rounded up to a multiple of 64
+        hidden = 64 * math.ceil(8 * dim / 3 / 64)  # 8/3 of dim, rounded up to a multiple of 64
         self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, dim, bias=False)
 

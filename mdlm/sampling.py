@@ -43,7 +43,8 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
         ordered, index = p.sort(dim=-1, descending=True)
         keep = ordered >= min_p * ordered[..., :1]
         keep &= ordered.cumsum(dim=-1) - ordered < top_p  # the mass before each token
-        keep[..., top_k or p.shape[-1] :] = False
+        if top_k:
+            keep[..., top_k:] = False
         p = torch.zeros_like(p).scatter(-1, index, ordered * keep)
         p = p / p.sum(dim=-1, keepdim=True)
     return p
@@ -114,13 +115,13 @@ def fill(model, z, where, alpha_t, u, **knobs):
 
 # %% ../sampling.ipynb #00878839
 @torch.no_grad()
-def sample_plain(model, z, steps=128, generator=None, schedule="linear", **knobs):
+def sample_plain(model, z, steps=128, generator=None, **knobs):
     """Ancestral sampling as in the paper (MDLM, eq. 7): a network call in every step.
 
     z: (B, L) token ids; masks are filled, everything else stays as it is. knobs: see `adjust`.
     Returns a `Trajectory`.
     """
-    z, alpha = start_from(model, z), noise_grid(steps, schedule)
+    z, alpha = start_from(model, z), noise_grid(steps)
     u = torch.rand(z.shape, generator=generator, dtype=torch.float64)  # which token
     when, probability = torch.zeros(z.shape, dtype=torch.long), torch.ones_like(u)
     for i in range(1, steps + 1):  # from alpha[i - 1] to alpha[i]
@@ -142,16 +143,18 @@ def call_numbers(when):
 def follow(model, z, when, alpha_t, u, n_steps, **knobs):
     """Fill every mask of z in the step that the plan `when` gives it. Returns a `Trajectory`.
 
-    All (B, L): when, steps from 1; alpha_t, the visible part just before; u, the random numbers.
+    All (B, L): when, steps from 1; alpha_t, the visible part just before (of tokens that share a
+    step, the smallest); u, the random numbers.
     """
     z = start_from(model, z)
     when = torch.where(z.cpu() == model.mask_id, when, 0)
     call, probability = call_numbers(when), torch.ones_like(u)
     for i in range(1, int(call.max()) + 1):
-        texts = (call == i).any(dim=1)  # (B,) those that still have something to do
-        part, where = z[texts], call[texts] == i
-        now = alpha_t[texts].where(where, 0.0).amax(dim=1)  # (B,) each text at its own time
-        probability[call == i] = fill(model, part, where, now, u[texts], **knobs)
+        due = call == i  # (B, L)
+        texts = due.any(dim=1)  # (B,) those that still have something to do
+        part, where = z[texts], due[texts]
+        now = alpha_t[texts].where(where, 1.0).amin(dim=1)  # (B,) each text at its own time
+        probability[due] = fill(model, part, where, now, u[texts], **knobs)
         z[texts] = part
     calls = call.amax(dim=1).double().mean().item()
     return Trajectory(z.cpu(), when, probability, n_steps, model.mask_id, calls)
@@ -181,13 +184,11 @@ def sample_first_hitting(model, z, steps=None, generator=None, **knobs):
     moment[~masked] = 2.0  # given tokens come last in the order, and `follow` leaves them out
     order = moment.argsort(dim=1).argsort(dim=1)  # (B, L) 0 for the first to come off
     n_masked = masked.sum(dim=1, keepdim=True)  # (B, 1)
-    steps = int(n_masked.max().clamp(min=1)) if steps is None else steps
+    if steps is None:
+        steps = max(1, int(n_masked.max()))
     noise_grid(steps)  # raises UserError if steps is not possible
     when = 1 + order * steps // n_masked.clamp(min=1)
-    alpha_t = moment.new_zeros(len(z), steps + 2).scatter_reduce(
-        1, when.clamp(max=steps + 1), moment, "amin", include_self=False
-    )
-    return follow(model, z, when, alpha_t.gather(1, when.clamp(max=steps + 1)), u, steps, **knobs)
+    return follow(model, z, when, moment, u, steps, **knobs)
 
 # %% ../sampling.ipynb #5e752df0
 def certainty(p, token, rule):
@@ -224,7 +225,8 @@ def sample_confident(model, z, steps=128, generator=None, rule="confidence", **k
         chosen = keep[where]  # (N,)
         z[keep] = token.to(z.device)[chosen]
         probability[keep] = p.gather(1, token[:, None])[:, 0].cpu()[chosen]
-        when[keep], calls = i, calls + 1
+        when[keep] = i
+        calls += 1
     return Trajectory(z.cpu(), when, probability, steps, model.mask_id, calls)
 
 # %% ../sampling.ipynb #b4c07701
@@ -235,9 +237,9 @@ def remask_probabilities(alpha_s, alpha_t, eta):
 
 
 @torch.no_grad()
-def sample_remask(model, z, steps=128, generator=None, schedule="linear", eta=0.02, **knobs):
+def sample_remask(model, z, steps=128, generator=None, eta=0.02, **knobs):
     """Ancestral sampling that may take back what it wrote (ReMDM, with sigma capped at eta)."""
-    z, alpha = start_from(model, z), noise_grid(steps, schedule).tolist()
+    z, alpha = start_from(model, z), noise_grid(steps).tolist()
     free = z.cpu() == model.mask_id  # what is given is never taken back
     when, states = torch.zeros(z.shape, dtype=torch.long), [z.cpu().clone()]
     probability = torch.ones(z.shape, dtype=torch.float64)

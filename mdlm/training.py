@@ -95,12 +95,12 @@ def warmup_cosine(step, config):
     return 0.55 + 0.45 * math.cos(math.pi * min(1, progress))
 
 # %% ../train_model.ipynb #44be0797
-def orthogonalise(g, iterations=5):
+def orthogonalise(g):
     """Matrices g (..., m, n) with singular values moved close to 1 (Newton-Schulz iteration)."""
     x = g.mT if g.shape[-2] > g.shape[-1] else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # all singular values at most 1
     one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    for _ in range(iterations):  # each singular value: s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5
+    for _ in range(5):  # each singular value: s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5
         a = x @ x.mT
         x = (3.4445 * one - 4.7750 * a + 2.0315 * a @ a) @ x
     return x.mT if g.shape[-2] > g.shape[-1] else x
@@ -144,7 +144,8 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, config):
     """Muon for the matrices in the blocks, AdamW for the embedding, the norms and the rest."""
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
-    rest = [p for p in model.parameters() if all(p is not q for q in matrices)]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in taken]
     return [
         Muon(matrices, config.muon_lr, config.weight_decay),
         torch.optim.AdamW(rest, config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
@@ -195,16 +196,13 @@ def training_step(model, optimizers, scaler, corpus, config, step):
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    if scaler.is_enabled() and not norm.isfinite():  # too large for float16: leave this step out
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        scaler.update()  # which makes the next loss smaller
-        return total
+    usable = not scaler.is_enabled() or norm.isfinite()  # else too large for float16: no step
     for optimizer, peak in zip(optimizers, (config.muon_lr, config.adamw_lr), strict=True):
         optimizer.param_groups[0]["lr"] = peak * warmup_cosine(step, config)
-        scaler.step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-    scaler.update()
+        if usable:
+            scaler.step(optimizer)
+        optimizer.zero_grad()
+    scaler.update()  # after a step left out, the next loss is scaled by less
     return total
 
 # %% ../train_model.ipynb #b06808f1
@@ -238,7 +236,7 @@ class EMA:
             p.data, average.data = average.data, p.data
 
 # %% ../train_model.ipynb #5ae08e2c
-def covering_windows(tokens, length, passes=1, max_windows=None):
+def covering_windows(tokens, length, passes, max_windows):
     """Windows that cover a text, each `passes` times: a list of (n, length) and the shorter rest.
 
     `max_windows` takes that many, evenly spaced, and no rest.
@@ -259,7 +257,9 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
     Each window has its own number of masks, `passes` times; see `covering_windows`.
     `progress(part)` is told how much of the work is done, from 0 to 1.
     """
-    noise, (rank, world) = torch.Generator().manual_seed(seed), rank_and_world()
+    noise = torch.Generator().manual_seed(seed)
+    rank, world = rank_and_world()
+    exact = config.causal and not max_windows  # the twin on a whole text: nothing is random
     model.eval()  # no dropout
     device = model.embedding.weight.device
     parts = covering_windows(tokens, config.context, passes, max_windows)
@@ -279,8 +279,10 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
         add_up([nats], device)
         n_windows = len(x) / passes
         total += n_windows * nats.mean().item()
-        if len(nats) > 1 and not (config.causal and not max_windows):  # the twin's whole is exact
-            variance += n_windows**2 * nats[k.argsort()].diff().pow(2).mean().item() / 2 / len(nats)
+        if len(nats) > 1 and not exact:
+            steps = nats[k.argsort()].diff()  # between neighbouring numbers of masks
+            of_one_window = steps.pow(2).mean().item() / 2  # variance
+            variance += n_windows**2 * of_one_window / len(nats)
     progress(1.0)
     n_tokens = sum(x.numel() for x in parts) / passes
     return total / n_tokens, math.sqrt(variance) / n_tokens

@@ -22,13 +22,10 @@ def step_with_cache(model, token, position, cache):
         qkv = a.qkv(block.norm1(x)).view(len(x), 1, 3, a.n_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, 1, D)
         q, k = (rotate(F.rms_norm(u, u.shape[-1:]), cos, sin) for u in (q, k))
-        if layer < len(cache):
-            k, v = (
-                torch.cat([old, new], dim=2) for old, new in zip(cache[layer], (k, v), strict=True)
-            )
-            cache[layer] = (k, v)  # (B, H, position + 1, D)
-        else:
-            cache.append((k, v))
+        if layer in cache:
+            old_k, old_v = cache[layer]
+            k, v = torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)
+        cache[layer] = k, v  # (B, H, position + 1, D) each
         y = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, D): the past is all there is
         x = x + a.out(y.transpose(1, 2).flatten(2))
         x = x + block.feed_forward(block.norm2(x))
@@ -41,7 +38,7 @@ def sample_twin(model, z, generator=None, **knobs):
 
     z: (B, L) token ids; knobs: see `adjust`. Returns a `Trajectory`: one token a step.
     """
-    z, cache = start_from(model, z), []
+    z, cache = start_from(model, z), {}
     masked = (z == model.mask_id).cpu()
     u = torch.rand(z.shape, generator=generator, dtype=torch.float64)
     probability, token = torch.ones_like(u), torch.full_like(z[:, 0], model.mask_id)
@@ -64,7 +61,8 @@ def nats_along(model, x, orders):
 
     x: (L,) token ids; orders: (K, L), in each row the places 0..L-1 in some order. Returns (K,).
     """
-    (K, L), rows = orders.shape, torch.arange(len(orders), device=orders.device)
+    K, L = orders.shape
+    rows = torch.arange(K, device=orders.device)
     z, nats = torch.full_like(orders, model.mask_id), torch.zeros(K, dtype=torch.float64)
     for i, place in enumerate(orders.T):  # (K,) the next place in each order
         t = torch.full((K,), 1 - i / L, device=z.device)

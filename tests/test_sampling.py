@@ -322,7 +322,7 @@ def test_twin_is_a_distribution_over_texts(twin):
 @torch.no_grad()
 def test_twin_sees_only_the_past_and_its_cache_is_right(twin):
     x = torch.randint(256, (3, 16), generator=torch.Generator().manual_seed(0))
-    logits, cache = twin.head(twin.features(x)), []
+    logits, cache = twin.head(twin.features(x)), {}
     for i in range(16):
         step = step_with_cache(twin, x[:, i], i, cache)
         torch.testing.assert_close(step, logits[:, i], rtol=1e-4, atol=1e-5)

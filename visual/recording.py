@@ -305,7 +305,7 @@ def check_settings(settings, model, tokenizer):
         raise UserError(
             f"{settings.length} tokens are more than the model's context of {model.config.context}"
         )
-    noise_grid(settings.steps, "linear")
+    noise_grid(settings.steps)
     adjust(torch.zeros(1, 2), temperature=settings.temperature, top_p=settings.top_p)
     starting_text(settings, tokenizer)
 
@@ -350,7 +350,7 @@ def with_beliefs(model, record, progress=lambda fraction: None, most=256, tokens
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
     steps, states = record.change[rows], record.states[rows]
     states = np.where(states == MASKED, model.mask_id, states)  # (R, L)
-    t = (1 - noise_grid(record.n_steps, "linear")[steps]).float()  # (R,)
+    t = (1 - noise_grid(record.n_steps)[steps]).float()  # (R,)
     tokens, probabilities = [], []
     size = max(1, tokens_at_once // len(record.pieces))
     for i in range(0, len(steps), size):

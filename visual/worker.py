@@ -111,11 +111,8 @@ def receive(worker, record, state):
             state = replace(state, busy=value)
         elif kind == "error":
             state = replace(state, message=value)
-        elif kind == "live":
+        else:  # a record: so far, finished, or with beliefs
             record = value
-        elif kind == "record":
-            record = value
-            state = replace(state, at=0.0, playing=True, cursor=None, scroll=0)
-        elif kind == "beliefs":
-            record = value
+            if kind == "record":
+                state = replace(state, at=0.0, playing=True, cursor=None, scroll=0)
     return record, state
