@@ -142,8 +142,10 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path):
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c(presses, corpus, tmp_path, monkeypatch):
+def test_ctrl_c(presses, corpus, tmp_path, monkeypatch, request):
     """Once: it saves. Twice: at once. Both times the run goes on where it was."""
+    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual_handler))
     size = dict(steps=12, eval_every=6, save_every=4, dropout=0.1)
     config = Config(**{**TINY, **size, "vocab_size": corpus.tokenizer.vocab_size})
     whole, usual, steps = train(config, corpus, tmp_path / "whole"), training_step, []
