@@ -6,13 +6,14 @@
     python train.py --data data/stories
 
 The last kind streams a dataset from the Hugging Face hub (it needs `pip install datasets`). All
-cores work, memory stays bounded whatever the size, and interrupted work goes on where it was.
+cores are used, memory stays bounded whatever the size, and interrupted work resumes where it
+stopped.
 A small text needs none of this: `python train.py --data my_novel.txt` reads it whole.
 
-The vocabulary is learned from a sample: of files, pieces of 1 MB spread evenly over the training
-part; of a stream, its beginning. Every document ends with the token <|endoftext|>. What is kept for
-validation: of files, the last tenth, at most --val-mb; of a stream, one document in a hundred, as
-far as --val-mb goes.
+The vocabulary is learned from a sample: for files, pieces of 1 MB spread evenly over the training
+part; for a stream, its beginning. Every document ends with the token <|endoftext|>. Kept for
+validation: from files, the last tenth, but at most --val-mb; from a stream, one document in a
+hundred, until --val-mb is reached.
 """
 
 import argparse

@@ -7,7 +7,7 @@
     python run.py test       install, check the style, run the tests; takes pytest's options
     python run.py export     write the notebooks' code to mdlm/ (after you changed a notebook)
 
-A virtual environment that is active is used; without one, `.venv` is made beside this file.
+An active virtual environment is used; if there is none, `.venv` is created beside this file.
 """
 
 import argparse

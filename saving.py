@@ -1,4 +1,4 @@
-"""What a run keeps, and how it is read again: checkpoints, states to go on from, and Ctrl-C.
+"""What a run saves, and how it is read back: checkpoints, states to resume from, and Ctrl-C.
 
 A checkpoint is one `.safetensors` file with all that sampling needs: averaged weights, settings,
 tokenizer, a history of the run, and a fingerprint of all of these. It may come from a stranger, so

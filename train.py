@@ -6,7 +6,7 @@
     python train.py --preset shipped --ship checkpoints/kjv.safetensors
     torchrun --nproc-per-node 2 train.py --accumulation 2              two GPUs share each batch
 
-Interrupted runs go on where they were. Every hyperparameter of the notebook is an option here.
+Interrupted runs resume where they stopped. Every hyperparameter of the notebook is an option here.
 """
 
 import argparse

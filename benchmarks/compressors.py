@@ -2,9 +2,9 @@
 
     python benchmarks/compressors.py
 
-The cost of the validation part given the training part: the size of both together, compressed, less
-the size of the training part. PPMd (Shkarin 2002, variant H) predicts each byte from up to `order`
-bytes before it, as a language model does; it is the strongest of them on text.
+The cost of the validation part, given the training part, is the compressed size of both together
+minus that of the training part alone. PPMd (Shkarin 2002, variant H) predicts each byte from up to
+`order` bytes before it, as a language model does; it is the strongest of them on text.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 Prabhudesai et al. (2025, arXiv 2507.15857) and Ni et al. (2025, arXiv 2511.03276) report that
 masked diffusion, trained for long on little text, overtakes autoregression. Here both models have
 the same size, text and tokenizer: the first 400 kB of the King James text to train on, the next
-100 kB to validate. The twin gets shorter runs, too: one that will be stopped early should let its
+100 kB to validate. The twin gets shorter runs: one that will be stopped early should have let its
 learning rate fall by then. Writes data_limited.json and img/data-limited.png.
 """
 

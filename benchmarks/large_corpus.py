@@ -3,9 +3,9 @@
     python benchmarks/large_corpus.py            2 GB, made from the KJV text, in a scratch folder
     python benchmarks/large_corpus.py --megabytes 200
 
-Every copy of the book gets other names: a tenth of its capitalised words are spelled anew, so that
-the tokenizer meets new words all the way. Memory is that of all processes together, looked at ten
-times a second; pages of the files themselves, which the system may drop at any time, not counted.
+Every copy of the book gets different names: a tenth of its capitalised words are respelled, so that
+the tokenizer keeps meeting new words. Memory is that of all processes together, sampled ten times a
+second; pages of the files themselves, which the system may drop at any time, are not counted.
 """
 
 import argparse

@@ -5,11 +5,12 @@
     python benchmarks/quality.py --steps 500 base adamw
     python benchmarks/quality.py --list
 
-The base is the CPU preset. The budget is the time of so many of its steps: a run whose step takes
-twice as long gets half of them, and its learning rate falls over just these. What a run learns
-depends on its steps, not on the machine: so times are those of the machine of `--time`, a 2-core
-CPU, say, and training may go on on another one, such as a GPU, `--jobs` runs beside each other. All
-results are kept in quality.json; tables of them are printed and written to quality.md.
+The base is the CPU preset. The budget is the time that a number of its steps takes: a run whose
+steps take twice as long gets half as many, and its learning rate falls over just these. What a run
+learns depends on its steps, not on the machine. So the times are those of the machine where
+`--time` was run, say a 2-core CPU, and the training may be done on another one, such as a GPU, with
+`--jobs` runs side by side. All results are kept in quality.json; tables of them are printed and
+written to quality.md.
 """
 
 import argparse
@@ -264,12 +265,13 @@ def tables(results):
 HEAD = """# What makes the model learn fast
 
 Bits per byte of all of the validation text (a bound, with its standard error). Each run changes
-what its row says, of the base, the CPU preset, or of the smaller model that its name begins with.
-All of a table train for the same time, that of so many steps of the base on a 2-core CPU: so a run
-gets fewer where its steps take longer. Times are good to 6 % among the runs of one model; those of
-`4-by-128` took up to a third longer when they were timed again beside the base, so they had up to
-twelve minutes where it had nine. 300 steps are about nine minutes on a CPU with AVX2 only; 2,000
-are eleven on one with AVX512-BF16; 3,000 are the whole run of the preset. A run is made by
+what its row says, either in the base (the CPU preset) or in the smaller model that its name begins
+with. All runs in a table train for the same time: what the base takes on a 2-core CPU for the
+number of steps in the table's heading. So a run whose steps take longer gets fewer of them. Times
+are good to 6 % among the runs of one model. Those of `4-by-128` took up to a third longer when they
+were timed again beside the base, so they had up to twelve minutes where it had nine. 300 steps take
+about nine minutes on a CPU with AVX2 only; 2,000 take eleven on one with AVX512-BF16; 3,000 are the
+whole run of the preset. To make a run:
 
     python benchmarks/quality.py --time base RUN
     python benchmarks/quality.py --steps STEPS RUN

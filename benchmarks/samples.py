@@ -4,9 +4,9 @@
     python benchmarks/samples.py checkpoints/mine.safetensors --save runs/mine.md
 
 Seeds are fixed, so the same machine writes the same file. "Distinct pairs" is the share of
-different ones among all neighbouring words; a "copy" is the longest piece that stands verbatim in
-the training text. Both stand beside those of as many real texts of the same length, which the
-model never saw.
+different ones among all pairs of neighbouring words; a "copy" is the longest piece that occurs
+verbatim in the training text. Both are shown beside the figures for as many real texts of the same
+length, which the model never saw.
 """
 
 import argparse

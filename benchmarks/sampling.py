@@ -3,8 +3,9 @@
     python benchmarks/sampling.py                  the newest checkpoint; a table, and sampling.json
     python benchmarks/sampling.py --repeats 1 --texts 16 --steps 64
 
-Plain and cached take turns in one process; the figures are medians. The last column divides by
-what the matrix products of the same network calls take by themselves, with nothing around them.
+Plain and cached take turns in one process; the figures are medians. The column
+"cached / products" divides by the time that the matrix products of the same network calls take by
+themselves, with nothing around them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How long one waits for the first thing to see: the window's first frame, the first training step.
+"""How long until there is something to see: the window's first frame, the first training step.
 
     python benchmarks/startup.py               medians of five starts of each; startup.json
     python benchmarks/startup.py --repeats 1

@@ -5,11 +5,11 @@
     python benchmarks/tokenizer.py --plot          four sizes instead, and img/tokenizer-scaling.png
 
 Ours is plain Python in one thread. Hugging Face's (Rust) gets the text by lines and all threads,
-which suits it best; tiktoken (Rust) encodes with our merges and our pattern in one thread, and has
-to give our ids. "Encoding: ours" is by the tokenizer that has just learned from this text, as when
-a model is trained; "loaded" is the same vocabulary out of a file, its memory empty. "Recounting" is
-BPE as one writes it first: count all pairs anew for every merge; it gets a slice of the text, and
-its time is scaled up to all of the text and all of the merges.
+which suits it best; tiktoken (Rust) encodes with our merges and our pattern in one thread, and must
+give the same ids as ours. "Encoding: ours" is the tokenizer that has just learned from this text,
+as when a model is trained; "loaded" is the same vocabulary read from a file, with an empty cache.
+"Recounting" is BPE as one would first write it: count all pairs anew for every merge. It gets a
+slice of the text, and its time is scaled up to all of the text and all of the merges.
 """
 
 import argparse

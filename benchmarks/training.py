@@ -4,12 +4,12 @@
     python benchmarks/training.py --sizes "small preset" --rounds 3
 
 All contestants take turns in one process, and the figures are medians. "Straightforward" is the
-step as one would write it first: not compiled, output layer and cross-entropy at every position,
+step as one would first write it: not compiled, output layer and cross-entropy at every position,
 in float32; "full head" is the same, compiled. "Encoder" is PyTorch's own nn.TransformerEncoder of
-the same widths, trained with AdamW, output layer everywhere.
-The limit is what the matrix products of our step take by themselves, at the same shapes and dtype.
-MFU (model FLOP utilisation) is the arithmetic that the model asks for, Muon's not counted, over
-what one large product does in the same time.
+the same widths, trained with AdamW, with the output layer at every position.
+The limit is the time that the matrix products of our step take by themselves, at the same shapes
+and dtype. MFU (model FLOP utilisation) is the arithmetic that the model asks for, not counting
+Muon's, divided by what one large matrix product does in the same time.
 """
 
 import argparse
