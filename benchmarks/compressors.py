@@ -15,7 +15,7 @@ import pyppmd
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from mdlm.compressors import COMPRESSORS, given_training  # noqa: E402
+from mdlm.compressors import COMPRESSORS, compressed_bpb  # noqa: E402
 from mdlm.corpus import load_text, split_text  # noqa: E402
 
 
@@ -34,11 +34,10 @@ def main(argv=None):
     )
     parser.add_argument("--data", default="kjv", help="as in train.py (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    text = load_text(arguments.data, ROOT / "data")
-    data = text.encode("utf-8")
+    parts = split_text(load_text(arguments.data, ROOT / "data"))
     print("| | whole text | validation, given training |\n|---|---:|---:|")
     for name, size in COMPRESSORS.items():
-        whole, given = 8 * size(data) / len(data), given_training(size, *split_text(text))
+        whole, given = compressed_bpb(size, *parts)
         print(f"| {name} | {whole:.3f} | {given:.3f} |")
     return 0
 

@@ -555,10 +555,15 @@ def test_each_machine_gets_the_preset_that_suits_it(cuda, mps, has, threads, exp
     )
 
 
-def test_float16_training_scales_the_loss_and_survives_an_overflow(corpus, tmp_path, monkeypatch):
-    """The way of a T4, on a CPU: float16 products, and a GradScaler that starts far too high."""
+def like_a_t4(monkeypatch):
+    """From now on products are in float16, and the loss is scaled."""
     choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
     monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+
+
+def test_float16_training_scales_the_loss_and_survives_an_overflow(corpus, tmp_path, monkeypatch):
+    """The way of a T4, on a CPU: float16 products, and a GradScaler that starts far too high."""
+    like_a_t4(monkeypatch)
     run = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before = [p.detach().clone() for p in run.model.parameters()]
@@ -578,8 +583,7 @@ def test_float16_training_scales_the_loss_and_survives_an_overflow(corpus, tmp_p
 
 
 def test_a_gradient_that_is_no_number_moves_neither_optimiser(corpus, tmp_path, monkeypatch):
-    choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
-    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+    like_a_t4(monkeypatch)
     run = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
     before = [p.detach().clone() for p in run.model.parameters()]
@@ -593,8 +597,7 @@ def test_a_run_moves_to_a_device_that_scales_its_loss(corpus, tmp_path, monkeypa
     run = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
     run.step = 3
     save_run(run)
-    choices = DeviceChoices(torch.float16, scale_loss=True, compile=False, pin=False)
-    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+    like_a_t4(monkeypatch)
     again = Run(Config(**TINY), corpus, tmp_path, torch.device("cpu"))
     restore_run(again)
     assert again.step == 3 and again.scaler.is_enabled()

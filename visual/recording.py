@@ -19,6 +19,7 @@ import torch
 from bpe_tokenizer import UserError
 from mdlm.sampling import (
     adjust,
+    check_length,
     noise_grid,
     sample,
     sample_confident,
@@ -301,10 +302,7 @@ def check_settings(settings, model, tokenizer):
         raise UserError(f"the seed must be from 0 to 2^63 - 1, not {settings.seed}")
     if settings.steps > 100_000:
         raise UserError(f"steps must be at most 100000, not {settings.steps}")
-    if settings.length > model.config.context:
-        raise UserError(
-            f"{settings.length} tokens are more than the model's context of {model.config.context}"
-        )
+    check_length(model, settings.length)
     noise_grid(settings.steps)
     adjust(torch.zeros(1, 2), temperature=settings.temperature, top_p=settings.top_p)
     starting_text(settings, tokenizer)
