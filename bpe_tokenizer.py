@@ -18,6 +18,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections import Counter, defaultdict
 from heapq import heapify, heappop, heappush
 from itertools import chain, islice, pairwise
@@ -100,6 +101,19 @@ def plain_file(path):
     return place
 
 
+def rename(path, new):
+    """Give a file (Path) a new name, replacing the file that had it.
+
+    On Windows that fails while a virus scanner, say, reads one of them: we try for a second.
+    """
+    for _ in range(20):
+        with contextlib.suppress(PermissionError):
+            path.replace(new)
+            return
+        time.sleep(0.05)
+    path.replace(new)
+
+
 def write_atomically(path, data):
     """Write `data` (bytes) to `path` so that a crash leaves the old file or the new one, whole.
 
@@ -113,7 +127,7 @@ def write_atomically(path, data):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the old file loses its name
-        temporary.replace(place)
+        rename(temporary, place)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

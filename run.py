@@ -25,6 +25,14 @@ NOTEBOOKS = [*MAIN, "twin.ipynb"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+def works(python, code):
+    """Whether a Python is there, and runs `code`."""
+    try:
+        return subprocess.run([python, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
 def environment_python():
     """The Python of the active virtual environment, or of `.venv`, which is made if need be."""
     conda = os.environ.get("CONDA_PREFIX")
@@ -33,10 +41,11 @@ def environment_python():
     folder = HERE / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     try:
-        if not python.exists():
+        if not works(python, ""):  # there is none, or the Python that it was made with is gone
             print(f"making a virtual environment in {folder.name}", flush=True)
-            venv.create(folder, with_pip=True, symlinks=os.name != "nt")  # as `python -m venv` does
-        elif subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
+            symlinks = os.name != "nt"  # as `python -m venv` does
+            venv.create(folder, with_pip=True, clear=True, symlinks=symlinks)
+        elif not works(python, "import pip"):
             print(f"adding pip to {folder.name}", flush=True)  # its making had been broken off
             subprocess.run([python, "-m", "ensurepip"], check=True)
     except subprocess.CalledProcessError:

@@ -25,9 +25,9 @@ import safetensors.torch
 import torch
 from tqdm import tqdm
 
-from bpe_tokenizer import BPETokenizer, UserError, check_place, write_atomically
-from mdlm.config import Config
-from mdlm.model import DiffusionTransformer, pick_device
+from bpe_tokenizer import BPETokenizer, UserError, check_place, rename, write_atomically
+from mdlm.config import Config, pick_device
+from mdlm.model import DiffusionTransformer
 
 CHECKPOINT_VERSION = "2"
 DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
@@ -203,7 +203,7 @@ def save_run(run):
     data = buffer.getvalue()
     try:
         if run.resume_path.exists():
-            run.resume_path.replace(run.older_path)
+            rename(run.resume_path, run.older_path)
     except OSError as error:
         raise UserError(f"{run.resume_path}: cannot be renamed ({error.strerror})") from None
     write_atomically(run.resume_path, data + hashlib.sha256(data).digest())

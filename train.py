@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bpe_tokenizer import UserError, check_place, print_anything
-from mdlm.config import PRESETS, Config, usual_preset
+from mdlm.config import PRESETS, Config, pick_device, usual_preset
 
 
 def parse_arguments(argv=None):
@@ -71,8 +71,11 @@ def join_processes():
 
     if "RANK" not in os.environ:
         return 0
-    cuda = torch.cuda.is_available()
+    cuda = pick_device().type == "cuda"
     if cuda:
+        n_processes, n_gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if n_processes > n_gpus:
+            raise UserError(f"{n_processes} processes, but {n_gpus} GPU(s): one process for each")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     return torch.distributed.get_rank()
@@ -137,10 +140,10 @@ def main(argv=None):
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
     except RuntimeError as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if "out of memory" in str(error) or "not enough memory" in str(error):
             parts = min(2 * config.accumulation, config.batch_size)
             print(
-                "train.py: the GPU's memory is full: try --activation-checkpointing, which goes on "
+                "train.py: the memory is full: try --activation-checkpointing, which goes on "
                 f"from what was saved, or --accumulation {parts}, a run of its own with the batch "
                 "in smaller parts",
                 file=sys.stderr,
@@ -150,8 +153,8 @@ def main(argv=None):
             raise
         line = " ".join(str(error).split())[:200]
         print(
-            f"train.py: process {rank} has lost the others ({line}); the last saved state stays "
-            "as it is: run again to go on",
+            f"train.py: process {rank} failed, or lost the others ({line}); the last saved state "
+            "stays as it is: run again to go on",
             file=sys.stderr,
         )
         return 1

@@ -138,29 +138,29 @@ def learn_by_recounting(text, n_merges):
 
 
 def seconds(function, *arguments):
-    """(what it returned, how long it took)."""
+    """(seconds, result) of one call."""
     start = time.perf_counter()
     result = function(*arguments)
-    return result, time.perf_counter() - start
+    return time.perf_counter() - start, result
 
 
 def measure(text, vocab_size, repeats):
     """A row of medians: learning and encoding by each. After two minutes there is no repeating."""
     times, begin = {}, time.perf_counter()
     while not times or (len(times["learn ours"]) < repeats and time.perf_counter() < begin + 120):
-        ours, t = seconds(BPETokenizer.train, text, vocab_size)
+        t, ours = seconds(BPETokenizer.train, text, vocab_size)
         times.setdefault("learn ours", []).append(t)
-        theirs, t = seconds(learn_theirs, text, vocab_size)
+        t, theirs = seconds(learn_theirs, text, vocab_size)
         times.setdefault("learn theirs", []).append(t)
-        ids, t = seconds(ours.encode, text)
+        t, ids = seconds(ours.encode, text)
         times.setdefault("encode ours", []).append(t)
         loaded = BPETokenizer(ours.merges)
-        _, t = seconds(loaded.encode, text)
+        t, _ = seconds(loaded.encode, text)
         times.setdefault("encode loaded", []).append(t)
-        n_theirs, t = seconds(encode_theirs, theirs, text)
+        t, n_theirs = seconds(encode_theirs, theirs, text)
         times.setdefault("encode theirs", []).append(t)
         encoding = as_tiktoken(ours)
-        their_ids, t = seconds(encoding.encode_ordinary, text)
+        t, their_ids = seconds(encoding.encode_ordinary, text)
         times.setdefault("encode tiktoken", []).append(t)
     row = {name: statistics.median(values) for name, values in times.items()}
     row["megabytes"] = len(text.encode("utf-8")) / 1e6
@@ -172,7 +172,7 @@ def measure(text, vocab_size, repeats):
 def recounting(text, vocab_size):
     """Seconds that recounting would take for all of the text and its merges."""
     part, n_merges = text[:200_000], 20
-    _, t = seconds(learn_by_recounting, part, n_merges)
+    t, _ = seconds(learn_by_recounting, part, n_merges)
     return t * len(text) / len(part) * (vocab_size - 257) / n_merges
 
 
@@ -187,8 +187,8 @@ def scaling(vocab_size):
     text, rows = new_words(10), []
     for megabytes in (1, 3, 10, 30):
         part = text[: megabytes * 10**6]
-        tokenizer, learn = seconds(BPETokenizer.train, part, vocab_size)
-        _, encode = seconds(BPETokenizer(tokenizer.merges).encode, part)
+        learn, tokenizer = seconds(BPETokenizer.train, part, vocab_size)
+        encode, _ = seconds(BPETokenizer(tokenizer.merges).encode, part)
         rows.append((megabytes, learn, encode))
         print(f"| {megabytes} MB | {learn:.2f} s | {encode:.2f} s |", flush=True)
     n, learn, encode = np.array(rows).T

@@ -30,10 +30,10 @@ from saving import diverged, make_ready, restore_run, run_name, save_run, stop_b
 
 # In the notebook these are defined above; the exported module has to import them.
 if __name__ != "__main__":
-    from mdlm.config import cpu_has_bfloat16
+    from mdlm.config import cpu_has_bfloat16, pick_device
     from mdlm.corpus import windows
     from mdlm.diffusion import loss_in_nats, spread_mask_counts
-    from mdlm.model import DiffusionTransformer, pick_device
+    from mdlm.model import DiffusionTransformer
 
 
 class DeviceChoices(NamedTuple):
@@ -49,27 +49,27 @@ class DeviceChoices(NamedTuple):
 def device_choices(device):
     """What suits a device (torch.device).
 
-    | device                        | products | scaled loss | compiled                 | pinned |
+    | device                        | products | scaled loss | compiled (with Python.h) | pinned |
     |-------------------------------|----------|-------------|--------------------------|--------|
     | CUDA, Ampere (2020) and later | bfloat16 | no          | Triton and a C compiler  | yes    |
     | CUDA, Volta, Turing (T4)      | float16  | yes         | Triton and a C compiler  | yes    |
     | CUDA before that              | float16  | yes         | no: too old for Triton   | yes    |
-    | CPU, AVX512-BF16 or AMX       | bfloat16 | no          | Linux, g++ and Python.h  | no     |
-    | CPU without                   | float32  | no          | Linux, g++ and Python.h  | no     |
+    | CPU, AVX512-BF16 or AMX       | bfloat16 | no          | Linux and g++            | no     |
+    | CPU without                   | float32  | no          | Linux and g++            | no     |
     | Apple GPU (MPS)               | float32  | no          | no                       | no     |
     """
+    header = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
     if device.type == "cuda":
         new = torch.cuda.is_bf16_supported(including_emulation=False)
         compilers = os.environ.get("CC", "gcc clang").split()
         has_compiler = sys.platform == "win32" or any(map(shutil.which, compilers))
-        builds = importlib.util.find_spec("triton") is not None and has_compiler
+        builds = importlib.util.find_spec("triton") is not None and has_compiler and header
         builds = builds and torch.cuda.get_device_capability(device) >= (7, 0)
         return DeviceChoices(torch.bfloat16 if new else torch.float16, not new, builds, True)
     if device.type == "cpu":
         new = cpu_has_bfloat16()
-        header = Path(sysconfig.get_paths()["include"]) / "Python.h"
         compiler = shutil.which(os.environ.get("CXX", "g++"))
-        builds = sys.platform == "linux" and header.exists() and compiler is not None
+        builds = sys.platform == "linux" and header and compiler is not None
         return DeviceChoices(torch.bfloat16 if new else torch.float32, False, builds, False)
     return DeviceChoices(torch.float32, False, False, False)
 
@@ -263,11 +263,12 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
     model.eval()  # no dropout
     device = model.embedding.weight.device
     parts = covering_windows(tokens, config.context, passes, max_windows)
+    n_at_once = -(-config.batch_size // config.accumulation)  # what training finds room for
     total = variance = n_done = 0.0
     for x in parts:
         k = spread_mask_counts(*x.shape, noise)
         nats = torch.zeros(len(x), dtype=torch.float64)
-        for i, rows in enumerate(torch.arange(len(x)).split(config.batch_size)):
+        for i, rows in enumerate(torch.arange(len(x)).split(n_at_once)):
             progress(n_done / sum(map(len, parts)))
             n_done += len(rows)
             if i % world != rank:  # as in a training step
@@ -302,6 +303,11 @@ class Run:
         self.resume_path = self.path.with_suffix(".resume.pt")
         self.older_path = self.path.with_suffix(".resume.old.pt")  # the state saved before that
         self.text_digest = corpus.digest()
+        if self.device.type == "mps" and config.activation_checkpointing and config.dropout:
+            raise UserError(
+                "on an Apple GPU the second forward pass of activation checkpointing would drop "
+                "other channels than the first: set dropout to 0, or use accumulation"
+            )
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # what stays float32 may use TF32
         torch.manual_seed(config.seed)
@@ -420,6 +426,8 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             if rank == 0:
                 save_run(run)
     if run.step < config.steps:
+        if world > 1:  # whoever leaves first would end the one that saves
+            dist.barrier()
         raise UserError(
             f"stopped at step {run.step} of {config.steps}, and saved: run again to go on"
         )

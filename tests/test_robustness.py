@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -262,6 +263,28 @@ def largest_file(n_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("n_times", [2, 1000])
+def test_a_file_that_a_scanner_reads_is_tried_again(n_times, tmp_path, monkeypatch):
+    """On Windows nothing can be renamed while another program has it open."""
+    tried, replace, path = [], Path.replace, tmp_path / "file"
+
+    def held(self, new):
+        tried.append(self)
+        if len(tried) <= n_times:
+            raise PermissionError(13, "Access is denied")
+        return replace(self, new)
+
+    monkeypatch.setattr(Path, "replace", held)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    if n_times == 2:
+        write_atomically(path, b"new")
+        assert path.read_bytes() == b"new"
+    else:
+        with pytest.raises(UserError, match="cannot be written"):
+            write_atomically(path, b"new")
+    assert [other for other in tmp_path.iterdir() if other != path] == []
 
 
 def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):

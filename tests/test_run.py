@@ -32,6 +32,19 @@ def test_an_environment_without_pip_gets_it_and_keeps_what_it_has(tmp_path, monk
     assert (tmp_path / ".venv" / "mine").read_text() == "kept"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ensurepip") is None, reason="no ensurepip here")
+@pytest.mark.skipif(sys.platform == "win32", reason="its environments hold copies, not links")
+def test_an_environment_whose_python_is_gone_is_made_anew(tmp_path, monkeypatch):
+    """As after an upgrade of the system's Python."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(tmp_path / "gone")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    subprocess.run([run.environment_python(), "-m", "pip", "--version"], check=True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
 def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
     """And the program waits until that has saved its work, and says in one line how it ended."""

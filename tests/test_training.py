@@ -506,6 +506,11 @@ DEVICES = [  # (device, what it is said to have, dtype, scale_loss, compile, pin
         dict(bf16=False, triton=True, gxx=True, capability=(6, 0)),
         DeviceChoices(FLOAT16, True, False, True),
     ),
+    (
+        "cuda",
+        dict(bf16=True, triton=True, gxx=True, header=False),
+        DeviceChoices(BFLOAT16, False, False, True),
+    ),
     ("cpu", dict(avx512_bf16=True, gxx=True), DeviceChoices(BFLOAT16, False, True, False)),
     ("cpu", dict(amx_bf16=True, gxx=False), DeviceChoices(BFLOAT16, False, False, False)),
     ("cpu", dict(avx2=True, gxx=True), DeviceChoices(FLOAT32, False, True, False)),
@@ -534,19 +539,23 @@ def test_each_device_gets_what_suits_it(name, has, expected, monkeypatch, tmp_pa
     assert choices == expected
 
 
-MACHINES = [  # (CUDA, MPS, instructions of the CPU, threads, preset)
-    (True, False, {}, 2, "cuda"),
-    (False, True, {}, 2, "cpu"),
-    (False, False, dict(avx2=True, avx512_bf16=True), 2, "cpu"),
-    (False, False, dict(avx2=True, amx_bf16=True), 2, "cpu"),
-    (False, False, dict(avx2=True, avx512_bf16=False), 8, "cpu"),
-    (False, False, dict(avx2=True), 2, "small"),
+MACHINES = [  # (capability of the CUDA GPU, MPS, instructions of the CPU, threads, preset)
+    ((7, 5), False, {}, 2, "cuda"),
+    ((12, 1), False, {}, 2, "cuda"),
+    ((7, 0), False, {}, 2, "small"),  # older than the code in this PyTorch
+    (None, True, {}, 2, "cpu"),
+    (None, False, dict(avx2=True, avx512_bf16=True), 2, "cpu"),
+    (None, False, dict(avx2=True, amx_bf16=True), 2, "cpu"),
+    (None, False, dict(avx2=True, avx512_bf16=False), 8, "cpu"),
+    (None, False, dict(avx2=True), 2, "small"),
 ]
 
 
 @pytest.mark.parametrize(("cuda", "mps", "has", "threads", "expected"), MACHINES)
 def test_each_machine_gets_the_preset_that_suits_it(cuda, mps, has, threads, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90a", "sm_75", "compute_120"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -623,15 +632,53 @@ def test_compiled_blocks_train_alike(corpus, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-def test_a_full_gpu_says_what_to_do(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory"),
+    ],
+    ids=["cuda", "mps", "cpu"],
+)
+def test_a_full_memory_says_what_to_do(error, tmp_path, monkeypatch, capsys):
     def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(mdlm.training, "training_step", full)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     files = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path)]
     assert command_line.main(["--preset", "cpu", *files, *OPTIONS]) == 1
     assert "--accumulation 2" in capsys.readouterr().err
+
+
+def test_validation_takes_no_more_texts_at_once_than_training(corpus):
+    """A batch in parts, because memory is short: a look at the validation text must fit, too."""
+    figures, sizes = [], []
+    for accumulation in (1, 3):
+        config = Config(**{**TINY, "batch_size": 16, "accumulation": accumulation})
+        torch.manual_seed(0)
+        model = DiffusionTransformer(config)
+        model.blocks[0].register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        figures.append(evaluate(model, corpus.val, config, max_windows=32))
+        assert max(sizes) == (16, 6)[len(figures) - 1]
+        sizes.clear()
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+
+
+def test_checkpointing_with_dropout_is_refused_where_it_would_be_wrong(corpus, tmp_path):
+    config = Config(**{**TINY, "activation_checkpointing": True, "dropout": 0.1})
+    with pytest.raises(UserError, match="set dropout to 0"):
+        Run(config, corpus, tmp_path, torch.device("mps"))
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch, capsys):
+    for name, value in dict(RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(command_line, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert command_line.main(["--preset", "small"]) == 2
+    assert capsys.readouterr().err == "train.py: 4 processes, but 2 GPU(s): one process for each\n"
 
 
 def test_dropout_is_for_training_and_checkpointing_computes_twice(corpus, tmp_path):
