@@ -290,7 +290,7 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
 
 # %% ../train_model.ipynb #c5f1ff07
 def bits_per_byte(nats_per_token, n_tokens, n_bytes):
-    """The unit for people: it does not depend on the tokenizer."""
+    """The unit for people: it can be compared between tokenizers."""
     return nats_per_token * n_tokens / (math.log(2) * n_bytes)
 
 # %% ../train_model.ipynb #f3700a26
