@@ -244,7 +244,8 @@ class Cache(dict):
     """Text -> its token ids (a tuple), computed when first asked for and then remembered.
 
     Most of any text is a few thousand words over and over, so encoding is mostly looking up.
-    The cache starts afresh when it holds `limit` texts, so its memory is bounded.
+    The cache starts afresh when it holds `limit` texts, and long ones, which seldom come again,
+    are left out: so its memory is bounded.
     """
 
     def __init__(self, encode, limit=200_000):
@@ -252,6 +253,8 @@ class Cache(dict):
 
     def __missing__(self, text):  # dict calls this for a key that it does not hold
         ids = self.encode(text)
+        if len(text) > 100:
+            return ids
         if len(self) >= self.limit:
             self.clear()
         self[text] = ids
@@ -452,7 +455,9 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     print_anything()
     if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # for a file or another program, all of it
+        sys.stdout.reconfigure(
+            encoding="utf-8", errors="replace"
+        )  # for a file or another program, all of it
     try:
         if arguments.command == "train":
             _train_command(arguments)
@@ -474,6 +479,7 @@ def _train_command(arguments):
             end = "\n" if done == total else ""
             print(f"\rmerge {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
+    check_place(arguments.save)
     text = read_text(arguments.text)
     tokenizer = BPETokenizer.train(text, arguments.vocab_size, progress=progress)
     tokenizer.save(arguments.save)
@@ -484,7 +490,7 @@ def _train_command(arguments):
 
 def _use_command(arguments):
     tokenizer = BPETokenizer.load(arguments.tokenizer)
-    text = " ".join(arguments.text)
+    text = os.fsencode(" ".join(arguments.text))  # the bytes that were typed
     if not arguments.text:
         text = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")  # as read_text does
     if arguments.command == "encode":

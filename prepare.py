@@ -48,6 +48,7 @@ END_OF_TEXT = "<|endoftext|>"
 FORMAT, VERSION = "mdlm-tokens", 1
 MANIFEST, TOKENIZER = "corpus.json", "tokenizer.json"
 SHARD_NAME = re.compile(r"(train|val)-\d{6}\.bin")
+AGAIN = "to go on, run the same prepare.py command again (without --restart)"
 MB = 1_000_000
 BLOCK = 2 * MB  # bytes of text encoded at a time
 LONGEST_DOCUMENT = 64 * MB  # where --separator says that a file holds several
@@ -63,11 +64,14 @@ def token_dtype(vocab_size):
 
 
 class Shards:
-    """Files of tokens that read as one long array. Only what is asked for comes into memory."""
+    """Files of tokens that read as one long array. Only what is asked for comes into memory.
 
-    def __init__(self, arrays, digest):
-        self.arrays, self.digest = arrays, digest
-        self.ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
+    Each file is opened for each reading: thousands of them may not all be open at once.
+    """
+
+    def __init__(self, paths, lengths, dtype, digest):
+        self.paths, self.lengths, self.dtype, self.digest = paths, lengths, dtype, digest
+        self.ends = np.cumsum(lengths, dtype=np.int64)
 
     def __len__(self):
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -75,13 +79,17 @@ class Shards:
     def __getitem__(self, part):
         """tokens[start:stop] as an array in memory, across the borders of files if need be."""
         start, stop, _ = part.indices(len(self))
+        stop = max(start, stop)
         found = []
         first = bisect_right(self.ends, start)
-        for array, end in zip(self.arrays[first:], self.ends[first:], strict=True):
-            begin = int(end) - len(array)
+        for i in range(first, len(self.paths)):
+            begin = int(self.ends[i]) - self.lengths[i]
             if begin >= stop:
                 break
-            found.append(array[max(0, start - begin) : stop - begin])
+            skip = max(0, start - begin)
+            count = min(self.lengths[i], stop - begin) - skip
+            offset = skip * self.dtype.itemsize
+            found.append(np.fromfile(self.paths[i], self.dtype, count, offset=offset))
         return np.concatenate(found) if found else np.empty(0, dtype=np.uint16)
 
 
@@ -98,7 +106,7 @@ def open_tokens(folder):
             f"python prepare.py {folder} --out data/{folder.name}-tokens"
         )
     if not manifest["complete"]:
-        raise UserError(f"{folder}: not finished: run the same prepare.py command again")
+        raise UserError(f"{folder}: not finished: {AGAIN}")
     check_tokenizer(folder, manifest)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
     dtype = token_dtype(tokenizer.vocab_size)
@@ -108,15 +116,11 @@ def open_tokens(folder):
         for shard in shards:
             if not is_whole(folder, shard, dtype):
                 raise UserError(
-                    f"{folder / shard['file']}: missing, or not as long as it was written: run the "
-                    "same prepare.py command again"
+                    f"{folder / shard['file']}: missing, or not as long as it was written: {AGAIN}"
                 )
-        try:
-            arrays = [np.memmap(folder / s["file"], dtype, "r") for s in shards if s["tokens"]]
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-        digests = "".join(shard["sha256"] for shard in shards)
-        parts.append(Shards(arrays, hashlib.sha256(digests.encode()).hexdigest()))
+        digest = hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
+        paths, lengths = [folder / s["file"] for s in shards], [s["tokens"] for s in shards]
+        parts.append(Shards(paths, lengths, dtype, digest))
         sizes.append(sum(shard["bytes"] for shard in shards))
     return tokenizer, *parts, *sizes
 
@@ -257,6 +261,17 @@ def byte_length(text):
     return len(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
 
 
+def ends_digest(path, size, n=1 << 16):
+    """SHA-256 of the first and last `n` bytes of a file: tells texts of one size apart."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(n)
+            file.seek(max(0, size - n))
+            return hashlib.sha256(start + file.read(n)).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 class Files:
     """Text files, read as one long row of documents."""
 
@@ -279,13 +294,11 @@ class Files:
         self.sizes = [size for size in sizes if size]
         self.ends = list(itertools.accumulate(self.sizes))
         self.total, self.separator = self.ends[-1], separator.encode("utf-8")
-        names = [
-            f"{path.relative_to(source)}:{size}"
-            for path, size in zip(self.paths, self.sizes, strict=True)
-        ]
-        self.identity = hashlib.sha256(
-            "\n".join(names).encode("utf-8", "surrogatepass")
-        ).hexdigest()
+        identity = hashlib.sha256()
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            name = path.relative_to(source) if path != source else path.name
+            identity.update(f"{name}:{size}:{ends_digest(path, size)}\n".encode(errors="replace"))
+        self.identity = identity.hexdigest()
 
     def spans(self, start, end):
         """The parts of files that lie from byte `start` to byte `end` of all.
@@ -341,6 +354,8 @@ class Stream:
         n_bytes = 0
         try:
             for row in datasets.load_dataset(self.name, split="train", streaming=True):
+                if row.get(self.column, "") is None:  # a row without a text
+                    continue
                 if not isinstance(row.get(self.column), str):
                     raise UserError(
                         f"{self.name} has no text in a column {self.column!r}: choose one of "
@@ -495,6 +510,7 @@ def work(jobs, folder, arguments):
     """Do the jobs in several processes; yields their results as they come.
 
     Never more than two jobs a process are under way, so a stream waits until there is room.
+    If the text cannot be read on, what was read before is finished first.
     """
     most = 61 if sys.platform == "win32" else arguments.workers  # Windows cannot wait for more
     pool = ProcessPoolExecutor(
@@ -502,16 +518,21 @@ def work(jobs, folder, arguments):
         initializer=start_worker,
         initargs=(folder, arguments.separator),
     )
-    pending = set()
+    pending, failure, jobs = set(), None, iter(jobs)
     try:
-        for job in jobs:
-            pending.add(pool.submit(write_shard, job))
-            if len(pending) >= 2 * arguments.workers:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in finished)
-        while pending:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+        while jobs or pending:
+            try:
+                if jobs and len(pending) < 2 * arguments.workers:
+                    pending.add(pool.submit(write_shard, next(jobs)))
+            except StopIteration:
+                jobs = None
+            except UserError as error:
+                jobs, failure = None, error
+            room = jobs and len(pending) < 2 * arguments.workers
+            finished, pending = wait(pending, 0 if room else None, FIRST_COMPLETED)
             yield from (future.result() for future in finished)
+        if failure:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -622,14 +643,19 @@ def main(argv=None):
             source = Files(arguments.source, arguments.separator)
         manifest = prepare(source, folder, arguments)
         _, train, val, train_bytes, val_bytes = open_tokens(folder)
+        if not len(val):
+            raise UserError(
+                "nothing to validate on: no document ends in that last part of the text: prepare "
+                "it again without --separator, or each document as a file of its own"
+            )
     except UserError as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2
     except BrokenProcessPool:
-        print("prepare.py: a worker was killed; run again to go on", file=sys.stderr)
+        print(f"prepare.py: a worker was killed; {AGAIN}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("prepare.py: stopped; run again to go on", file=sys.stderr)
+        print(f"prepare.py: stopped; {AGAIN}", file=sys.stderr)
         return 130
     seconds, n_bytes = time.perf_counter() - start, train_bytes + val_bytes
     print(

@@ -37,6 +37,8 @@ def environment_python():
     """The Python of the active virtual environment, or of `.venv`, which is made if need be."""
     conda = os.environ.get("CONDA_PREFIX")
     if sys.prefix != sys.base_prefix or (conda and Path(conda) == Path(sys.prefix)):
+        if not works(sys.executable, "import pip"):
+            sys.exit("no pip in the active environment: python -m ensurepip")
         return sys.executable
     folder = HERE / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

@@ -105,6 +105,11 @@ def load_twin(arguments, model, tokenizer):
     return twin
 
 
+def records(arguments):
+    """Whether --save asks for a recording, not for a picture."""
+    return bool(arguments.save) and Path(arguments.save).suffix.lower() == ".safetensors"
+
+
 def headless_record(arguments, settings, model, tokenizer, title, twin=None):
     """The run that --save or --text shows, saying on stderr what takes time."""
 
@@ -117,7 +122,7 @@ def headless_record(arguments, settings, model, tokenizer, title, twin=None):
     if twin is not None:
         say("the twin writes")
         record = Race((record, record_run(twin, tokenizer, settings)))
-    if arguments.view == "belief" or str(arguments.save).endswith(".safetensors"):
+    if arguments.view == "belief" or records(arguments):
         say("asking the model what it believes")
         record = with_beliefs(model, record)
     say("")
@@ -134,7 +139,7 @@ def check_arguments(arguments):
         raise UserError(f"--frames must be at least 1, not {arguments.frames}")
     if arguments.race is not None and arguments.replay:
         raise UserError("a recording is of one model: --race and --replay exclude each other")
-    if arguments.race is not None and str(arguments.save).endswith(".safetensors"):
+    if arguments.race is not None and records(arguments):
         raise UserError("a race cannot be recorded; save it as .gif, .webp, .mp4 or .png")
     if not (arguments.save or arguments.text):
         find_display()

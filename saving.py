@@ -202,11 +202,12 @@ def save_run(run):
     torch.save(state, buffer)
     data = buffer.getvalue()
     try:
-        if run.resume_path.exists():
+        if run.resume_path.exists() and not run.fell_back:  # a damaged file must not take its place
             rename(run.resume_path, run.older_path)
     except OSError as error:
         raise UserError(f"{run.resume_path}: cannot be renamed ({error.strerror})") from None
     write_atomically(run.resume_path, data + hashlib.sha256(data).digest())
+    run.fell_back = False
 
 
 class Damaged(UserError):
@@ -240,6 +241,7 @@ def restore_run(run):
             raise
         tqdm.write(f"{error}; going on from the state before it", file=sys.stderr)
         state = read_state(paths[1])
+        run.fell_back = True
     if state["text_digest"] != run.text_digest:
         raise UserError(f"{paths[0]}: that run was on another text; {AGAIN}")
     run.model.load_state_dict(state["model"])

@@ -119,6 +119,10 @@ def main(argv=None):
         config, arguments = parse_arguments(argv)
         if arguments.ship and Path(arguments.ship).suffix != ".safetensors":
             raise UserError(f"--ship {arguments.ship}: the name must end with .safetensors")
+        if arguments.ship and config.causal and not arguments.ship.endswith("-twin.safetensors"):
+            raise UserError(
+                f"--ship {arguments.ship}: a causal model's must end with -twin.safetensors"
+            )
         if arguments.ship and rank == 0:
             check_place(arguments.ship)
         from mdlm.corpus import prepare_corpus

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SHAKESPEARE_URL', 'SHAKESPEARE_SHA256', 'load_text', 'kjv_bytes', 'shakespeare_bytes', 'split_text', 'Corpus',
-           'tokenize', 'prepare_corpus', 'load_parts', 'fit_to_corpus', 'windows']
+           'tokenize', 'prepare_corpus', 'corpus_of', 'load_parts', 'fit_to_corpus', 'windows']
 
 # %% ../train_model.ipynb #3f70c236
 # From a name or a path to text, and from text to tokens.
@@ -107,21 +107,30 @@ def prepare_corpus(config):
     return corpus
 
 
+def corpus_of(config, tokenizer):
+    """The corpus that a checkpoint was trained on. Raises UserError if it has changed since."""
+    corpus = prepare_corpus(config)
+    if corpus.tokenizer.to_json() != tokenizer.to_json():
+        raise UserError(f"{config.corpus}: not the text that the checkpoint was trained on")
+    return corpus
+
+
 def load_parts(name, folder="data", most=2_000_000):
     """(training text, validation text), to compare with. Of a folder of tokens, `most` of each."""
     if not os.path.isdir(name):  # noqa: PTH112
         return split_text(load_text(name, folder))
     tokenizer, *parts = open_tokens(name)[:3]
-    return tuple(tokenizer.decode(part[:most].tolist()) for part in parts)
+    n_plain = tokenizer.vocab_size - len(tokenizer.special_ids)  # special tokens are not text
+    return tuple(tokenizer.decode([i for i in part[:most] if i < n_plain]) for part in parts)
 
 
 def fit_to_corpus(config, corpus):
     """Set `config.vocab_size` to the tokenizer's: a short text may run out of pairs to merge.
 
-    Raises UserError unless one context can be cut out of the training tokens.
+    Raises UserError unless one context can be cut out of each part.
     """
     config.vocab_size = corpus.tokenizer.vocab_size
-    if len(corpus.train) < config.context or len(corpus.val) == 0:
+    if min(len(corpus.train), len(corpus.val)) < config.context:
         raise UserError(
             f"the text is too short: {len(corpus.train)} tokens to train on and "
             f"{len(corpus.val)} to validate, but one context has {config.context}: "

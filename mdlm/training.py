@@ -186,7 +186,8 @@ def training_step(model, optimizers, scaler, corpus, config, step):
         if i % world != rank:  # another process does it; pass over its random numbers
             torch.rand(x_part.shape, generator=noise, dtype=torch.float64)
             continue
-        torch.manual_seed(seed + (i << 32))  # for dropout: whichever process computes this part
+        # for dropout, whichever process computes this part; only 32 bits of a seed count on a CPU
+        torch.manual_seed(seed + i * 2_654_435_761)
         with autocast(device):
             nats = loss_in_nats(model, to_device(x_part, device), k_part, noise)
         loss = nats.sum() / x.numel()  # of the whole batch, so that the parts add up to it
@@ -320,6 +321,7 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.losses = []  # of each step, in nats per token
         self.history = []  # a dict for each look at the validation text
+        self.fell_back = False  # was the newest state damaged, and is this the one before?
         if config.compile and device_choices(self.device).compile:
             for block in self.model.blocks:  # all alike: compiled once, used for each
                 block.compile()
@@ -425,6 +427,8 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
             validate(run, look)  # all of the text, which may take minutes: the run is safe by now
             if rank == 0:
                 save_run(run)
+        elif run.step == config.steps and rank == 0 and not run.path.exists():
+            save_run(run)  # a finished run whose checkpoint has been moved away
     if run.step < config.steps:
         if world > 1:  # whoever leaves first would end the one that saves
             dist.barrier()

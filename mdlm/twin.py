@@ -36,7 +36,8 @@ def step_with_cache(model, token, position, cache):
 def sample_twin(model, z, generator=None, **knobs):
     """Write from left to right: masks are filled, given tokens kept (a prompt must come first).
 
-    z: (B, L) token ids; knobs: see `adjust`. Returns a `Trajectory`: one token a step.
+    z: (B, L) token ids; knobs: see `adjust`. Returns a `Trajectory` of L steps, a
+    network call each: what is given is read token by token, too.
     """
     z, cache = start_from(model, z), {}
     masked = (z == model.mask_id).cpu()
@@ -50,9 +51,9 @@ def sample_twin(model, z, generator=None, **knobs):
         z[fill, i] = drawn.to(z.device)[fill]
         probability[fill, i] = p.gather(1, drawn[:, None])[:, 0].cpu()[fill]
         token = z[:, i]
-    step = torch.where(masked, masked.cumsum(dim=1), 0)  # (B, L)
-    n_steps = max(1, int(step.max()))  # a text without masks needs none, but a film has a frame
-    return Trajectory(z.cpu(), step, probability, n_steps, model.mask_id, z.shape[1])
+    L = z.shape[1]
+    step = torch.where(masked, torch.arange(1, L + 1), 0)  # (B, L)
+    return Trajectory(z.cpu(), step, probability, L, model.mask_id, L)
 
 # %% ../twin.ipynb #eefacecf
 @torch.no_grad()

@@ -88,15 +88,16 @@ def test_on_a_hosted_service_the_first_cell_fetches_the_project(tmp_path):
     for service in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
         folder = tmp_path / service
         folder.mkdir()
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", script],
-            cwd=folder,
-            env=kernel | {service: "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == [
-            str(folder / "project"),
-            str(folder / "project" / "mdlm" / "config.py"),
-        ]
+        for _ in range(2):  # again after a restart of the kernel
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", script],
+                cwd=folder,
+                env=kernel | {service: "1"},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.split() == [
+                str(folder / "project"),
+                str(folder / "project" / "mdlm" / "config.py"),
+            ]

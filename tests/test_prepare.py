@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -88,9 +89,91 @@ def test_a_cut_changes_no_token(words, where):
 def test_shards_read_as_one_array(lengths, start, stop):
     whole = np.arange(sum(lengths), dtype=np.uint16)
     parts = np.split(whole, np.cumsum(lengths)[:-1]) if lengths else []
-    shards = prepare.Shards(parts, "")
-    assert len(shards) == len(whole)
-    assert shards[start:stop].tolist() == whole[start:stop].tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{i}.bin" for i in range(len(lengths))]
+        for path, part in zip(paths, parts, strict=True):
+            part.tofile(path)
+        shards = prepare.Shards(paths, lengths, whole.dtype, "")
+        assert len(shards) == len(whole)
+        assert shards[start:stop].tolist() == whole[start:stop].tolist()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_there_may_be_more_shards_than_files_may_be_open(tmp_path):
+    import resource
+
+    (tmp_path / "t.txt").write_text(some_text(90_000), encoding="utf-8")  # 90 shards: MB is small
+    assert run(tmp_path / "t.txt", "--out", tmp_path / "o", "--shard-mb=1", "--vocab-size=300") == 0
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, usual[1]))
+    try:
+        _, train_ids, *_ = prepare.open_tokens(tmp_path / "o")
+        assert len(train_ids.paths) > 60 and len(train_ids[0 : len(train_ids)]) == len(train_ids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+
+def test_another_text_of_the_same_size_is_another_text(tmp_path, capsys):
+    digests = []
+    for seed in (1, 2):
+        text = some_text(3000, seed)[:2900]
+        (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+        out = tmp_path / str(seed)
+        assert run(tmp_path / "t.txt", "--out", out, "--vocab-size=300") == 0
+        digests.append(prepare.open_tokens(out)[1].digest)
+    assert digests[0] != digests[1]
+    capsys.readouterr()
+    assert run(tmp_path / "t.txt", "--out", tmp_path / "1", "--vocab-size=300") == 2
+    assert "holds another text" in capsys.readouterr().err
+
+
+def test_the_sample_is_spread_over_the_training_part(tmp_path):
+    (tmp_path / "t.txt").write_text("".join(f"w{i:05} " for i in range(10_000)))
+    parts = prepare.Files(tmp_path / "t.txt", "").sample(5_000, 7_000)
+    numbers = [int(n) for part in parts for n in re.findall(rb"w(\d{5})", part)]
+    assert min(numbers) == 0 and 8_500 < max(numbers) < 9_010
+    assert len({n // 2000 for n in numbers}) == 5
+
+
+class Rows:
+    """Stands in for the package `datasets`: rows of a data set, and then perhaps a failure."""
+
+    def __init__(self, rows, failure=None):
+        self.rows, self.failure = rows, failure
+
+    def load_dataset(self, *_, **__):
+        yield from self.rows
+        if self.failure:
+            raise self.failure
+
+
+def test_a_row_without_a_text_is_passed_over(tmp_path, monkeypatch):
+    rows = [{"text": text} for text in ("one", None, "two")]
+    monkeypatch.setitem(sys.modules, "datasets", Rows(rows))
+    assert list(prepare.Stream("x", "text", 10**9).documents()) == ["one", "two"]
+
+
+def test_what_was_read_before_the_network_failed_is_kept(tmp_path, monkeypatch, capsys):
+    rows = [{"text": some_text(300, seed)} for seed in range(20)]
+    monkeypatch.setitem(sys.modules, "datasets", Rows(rows))
+    out = [f"--out={tmp_path / 'o'}", "--vocab-size=300", "--shard-mb=1", "--sample-mb=1"]
+    out += ["--val-mb=1", "--workers=8"]
+    assert run("hf:x", *out) == 0
+    whole = prepare.open_tokens(tmp_path / "o")[1]
+    monkeypatch.setitem(sys.modules, "datasets", Rows(rows[:10], OSError("no network")))
+    assert run("hf:x", *out, "--restart") == 2
+    assert "no network" in capsys.readouterr().err
+    assert len(prepare.read_manifest(tmp_path / "o")["shards"]) >= 2
+    monkeypatch.setitem(sys.modules, "datasets", Rows(rows))
+    assert run("hf:x", *out) == 0
+    assert prepare.open_tokens(tmp_path / "o")[1].digest == whole.digest
+
+
+def test_a_text_with_nothing_to_validate_on_is_refused(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("one story|" + some_text(3000), encoding="utf-8")
+    command = [tmp_path / "t.txt", "--out", tmp_path / "o", "--vocab-size=300", "--separator=|"]
+    assert run(*command) == 2
+    assert "nothing to validate on" in capsys.readouterr().err
 
 
 def test_a_file_becomes_the_tokens_of_its_text(tmp_path, capsys):

@@ -311,6 +311,18 @@ def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):
     again = Run(Config(**TINY), corpus, tmp_path, CPU)
     restore_run(again)
     assert again.step == 3 and run.older_path.read_bytes() == state
+    run.resume_path.write_bytes(b"damaged")  # and a disk that is full again, after falling back
+    restore_run(again)
+    with (
+        largest_file(len(checkpoint) + 5000),
+        pytest.raises(UserError, match=r"resume\.pt: cannot be written"),
+    ):
+        save_run(again)
+    assert run.older_path.read_bytes() == state
+    save_run(again)
+    again.step = 4
+    save_run(again)
+    assert read_state(run.resume_path)["step"] == 4 and read_state(run.older_path)["step"] == 3
 
 
 def test_what_cannot_be_written_in_the_end_is_said_at_once(corpus, tmp_path, capsys, monkeypatch):

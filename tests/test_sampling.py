@@ -11,6 +11,7 @@ import torch
 
 import mdlm.sampling
 from bpe_tokenizer import BPETokenizer, UserError
+from mdlm.compressors import compressed_bpb
 from mdlm.config import Config
 from mdlm.diffusion import SCHEDULES, diffusion_loss, nelbo, next_token_nats
 from mdlm.model import DiffusionTransformer
@@ -350,7 +351,7 @@ def test_twin_writes_from_left_to_right(twin):
     z[:, :4] = 7
     result = sample_twin(twin, z, torch.Generator().manual_seed(0))
     assert (result.tokens[:, :4] == 7).all() and (result.tokens != twin.mask_id).all()
-    assert result.step[0].tolist() == [0] * 4 + list(range(1, 13))
+    assert result.step[0].tolist() == [0] * 4 + list(range(5, 17))  # its calls
 
 
 def test_the_cost_along_an_order_is_exact_and_the_bound_is_their_mean():
@@ -377,3 +378,30 @@ def test_bad_input(model):
     tokenizer = BPETokenizer.train("And the sons of the sons", 300)
     with pytest.raises(UserError, match="only 8 fit"):
         template(tokenizer, ["Seventy-seven begat no small number"], 8)
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, sample_twin])
+def test_the_seed_decides(sampler, model, twin):
+    writer = twin if sampler is sample_twin else model
+    z = torch.full((2, 16), writer.mask_id)
+
+    def text(seed):
+        return sampler(writer, z, generator=torch.Generator().manual_seed(seed)).tokens
+
+    assert torch.equal(text(1), text(1)) and not torch.equal(text(1), text(2))
+
+
+def test_long_texts_obey_the_knobs_and_the_seed(model):
+    z = torch.full((1, 4), 7)
+
+    def text(seed, **knobs):
+        return sample_long(model, z, 30, 4, 4, torch.Generator().manual_seed(seed), **knobs)
+
+    assert torch.equal(text(1), text(1)) and not torch.equal(text(1), text(2))
+    assert not torch.equal(text(1), text(1, temperature=1e-3))
+    assert not torch.equal(text(1), text(1, top_p=1e-3))
+
+
+def test_compressors_pay_for_the_new_text_only():
+    assert compressed_bpb(len, "é" * 30, "b" * 10) == (8.0, 8.0)
+    assert compressed_bpb(lambda data: len(set(data)), "abcd", "cdef") == (8 * 6 / 8, 8 * 2 / 4)

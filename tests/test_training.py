@@ -652,6 +652,90 @@ def test_a_full_memory_says_what_to_do(error, tmp_path, monkeypatch, capsys):
     assert "--accumulation 2" in capsys.readouterr().err
 
 
+def test_training_makes_the_saved_model_better(corpus, tmp_path):
+    settings = dict(steps=120, eval_every=20, save_every=120, ema=0.9)
+    config = Config(**{**TINY, **settings, "vocab_size": corpus.tokenizer.vocab_size})
+    run = train(config, corpus, tmp_path, torch.device("cpu"))
+    assert run.history[-1]["bpb"] < run.history[0]["bpb"] - 0.1
+    model, _, _ = load_checkpoint(run.path, "cpu")
+    nats, _ = evaluate(model, corpus.val, config, passes=4)
+    bpb = bits_per_byte(nats, len(corpus.val), corpus.val_bytes)
+    assert bpb == pytest.approx(run.history[-1]["bpb"], abs=0.1)
+
+
+def test_a_finished_run_writes_its_checkpoint_again(corpus, tmp_path):
+    config = Config(**{**TINY, "steps": 4, "vocab_size": corpus.tokenizer.vocab_size})
+    run = train(config, corpus, tmp_path, torch.device("cpu"))
+    before, _, facts = load_checkpoint(run.path, "cpu")
+    run.path.unlink()
+    train(config, corpus, tmp_path, torch.device("cpu"))
+    again, _, same_facts = load_checkpoint(run.path, "cpu")
+    assert same_facts == facts
+    assert all(map(torch.equal, again.parameters(), before.parameters()))
+
+
+def test_each_step_and_part_drops_something_else(corpus, monkeypatch):
+    config, seen = Config(**{**TINY, "accumulation": 3, "dropout": 0.5}), []
+
+    def loss(model, x, k, noise):
+        seen.append(tuple(torch.rand(4).tolist()))  # what dropout would draw next
+        return 0 * sum(p.sum() for p in model.parameters()) + torch.zeros(len(x))
+
+    monkeypatch.setattr(mdlm.training, "loss_in_nats", loss)
+    model, scaler = DiffusionTransformer(config), torch.amp.GradScaler("cpu", enabled=False)
+    for step in range(3):
+        training_step(model, make_optimizers(model, config), scaler, corpus, config, step)
+    assert len(set(seen)) == 9
+
+
+def test_initial_weights_are_small():
+    model = DiffusionTransformer(Config(n_layers=8))
+    for name, p in model.named_parameters():
+        if p.dim() == 2:
+            residual = name.endswith(("out.weight", "down.weight"))
+            assert p.std().item() == pytest.approx(0.005 if residual else 0.02, rel=0.05), name
+
+
+def test_the_rates_are_those_that_were_measured():
+    config = Config(**PRESETS["small"])
+    muon, adamw = make_optimizers(DiffusionTransformer(config), config)
+    assert muon.param_groups[0]["momentum"] == 0.95
+    assert adamw.param_groups[0]["betas"] == (0.9, 0.95)
+    assert (config.muon_lr, config.adamw_lr, config.dropout) == (0.0025, 6e-3, 0.0)
+    assert (PRESETS["cuda"]["adamw_lr"], PRESETS["cuda"]["dropout"]) == (1e-3, 0.1)
+
+
+def test_restart_begins_at_the_first_step(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    files = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path)]
+    arguments, steps, usual = ["--preset", "cpu", *files, *OPTIONS], [], training_step
+    assert command_line.main(arguments) == 0
+
+    def step(*given):
+        steps.append(given[-1])
+        return usual(*given)
+
+    monkeypatch.setattr(mdlm.training, "training_step", step)
+    assert command_line.main([*arguments, "--restart"]) == 0
+    assert steps == list(range(TINY["steps"]))
+
+
+def test_a_causal_model_is_shipped_as_a_twin(tmp_path, capsys):
+    arguments = ["--preset", "small", "--causal", "--ship", str(tmp_path / "mine.safetensors")]
+    assert command_line.main(arguments) == 2
+    assert "-twin.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@torch.no_grad()
+def test_on_cuda_the_twin_sees_only_the_past():
+    model = DiffusionTransformer(Config(**{**TINY, "causal": True})).cuda()
+    x = torch.randint(256, (2, 16)).cuda()
+    before = model.features(x)[:, :9]
+    x[:, 9:] = 0
+    torch.testing.assert_close(model.features(x)[:, :9], before, atol=1e-3, rtol=1e-3)
+
+
 def test_validation_takes_no_more_texts_at_once_than_training(corpus):
     """A batch in parts, because memory is short: a look at the validation text must fit, too."""
     figures, sizes = [], []
@@ -746,7 +830,7 @@ def test_every_preset_trains_at_reduced_size(preset, tmp_path):
     small = dict(n_layers=2, d_model=32, n_heads=2, context=32, vocab_size=300, steps=12, warmup=2)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
     files = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path)]
-    shipped = tmp_path / "shipped.safetensors"
+    shipped = tmp_path / f"{preset}.safetensors"
     arguments = ["--preset", preset, *files, *options, "--no-compile", "--ship", str(shipped)]
     assert command_line.main(arguments) == 0
     model, _, facts = load_checkpoint(shipped, "cpu")

@@ -750,7 +750,16 @@ def test_the_worker_outlives_what_nobody_foresaw(model, tokenizer):
 def test_the_twin_with_nothing_to_write(twin, tokenizer):
     prompt = "In the beginning"
     asked = Settings(length=len(tokenizer.encode(prompt)), prompt=prompt)
-    assert record_run(twin, tokenizer, asked).n_steps == 1
+    run = record_run(twin, tokenizer, asked)
+    assert run.calls.tolist() == list(range(asked.length + 1))
+    assert lay_out(run, State(), (1000, 700), RULER)
+
+
+def test_the_twin_reads_the_prompt_token_by_token(twin, tokenizer):
+    run = record_run(twin, tokenizer, Settings(length=40, prompt="In the beginning"))
+    first = int((run.states[-1] != run.states[0]).argmax())
+    before = [step for step in range(41) if (run.states[run.row(step)] == run.states[0]).all()]
+    assert before == list(range(first + 1)) and run.calls[first + 1] == first + 1
 
 
 def test_a_recording_plays_without_a_model(window, record):
@@ -951,3 +960,43 @@ def test_without_a_display(checkpoint, monkeypatch, capsys):
     assert sample_visual.main([checkpoint]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--save" in error and "--text" in error
+
+
+def test_the_colour_is_the_probability(record):
+    theme, T = THEMES["dark"], record.n_steps
+    settled = [i for i in np.flatnonzero(record.since[-1]) if T - record.since[-1, i] > T / 16 + 1]
+    assert settled
+    for i in settled:  # not the last ones, which still glow
+        look = token_look(record, i, T, "text", theme)
+        assert look.ink == probability_color(record.probability[i], theme)
+
+
+def test_a_pasted_book_does_not_stop_the_window():
+    began = time.perf_counter()
+    for text in ("a" * 100_000, "a" * 100_001):
+        items = lay_out(made_up("abc"), State(draft=text), (1000, 700), Fonts())
+        shown = [item.text for item in items if item.part == "draft"]
+        assert shown[0].endswith("a▏") and 20 < len(shown[0]) < 1000
+    assert time.perf_counter() - began < 20  # measuring each of its ends would take minutes
+
+
+def test_a_terminal_shows_the_end_of_a_long_text(monkeypatch):
+    size = os.terminal_size((40, 10))
+    monkeypatch.setattr("visual.terminal.shutil.get_terminal_size", lambda *_: size)
+    out = io.StringIO()
+    out.isatty = lambda: True
+    run = made_up([f"word{i} " for i in range(60)])
+    play_in_terminal(run, State(), out, seconds=0.1)
+    assert "word59" in out.getvalue().rsplit("\x1b[K", 1)[1]
+
+
+def test_a_video_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+
+    def fails(*_, **__):
+        raise RuntimeError("No ffmpeg exe could be found")
+        yield
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", fails)
+    with pytest.raises(UserError, match="No ffmpeg exe"):
+        save(tmp_path / "x.mp4", made_up("abc"), State(), (200, 100), n_frames=2)

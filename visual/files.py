@@ -75,22 +75,29 @@ def animated_image(surfaces, kind, fps, hold=2000):
 
 
 def video(surfaces, size, fps):
-    """Surfaces of even width and height -> the bytes of an MP4 file."""
+    """Surfaces of even width and height -> the bytes of an MP4 file. Raises UserError."""
     import imageio_ffmpeg
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        writer = imageio_ffmpeg.write_frames(
-            str(path), size, fps=fps, macro_block_size=2, output_params=["-crf", "18"]
-        )
-        writer.send(None)
-        surface = None
-        for surface in surfaces:
-            writer.send(pygame.image.tobytes(surface, "RGB"))
-        for _ in range(2 * fps):  # hold the last for two seconds
-            writer.send(pygame.image.tobytes(surface, "RGB"))
-        writer.close()
-        return path.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video.mp4"
+            writer = imageio_ffmpeg.write_frames(
+                str(path), size, fps=fps, macro_block_size=2, output_params=["-crf", "18"]
+            )
+            writer.send(None)
+            surface = None
+            for surface in surfaces:
+                writer.send(pygame.image.tobytes(surface, "RGB"))
+            for _ in range(2 * fps):  # hold the last for two seconds
+                writer.send(pygame.image.tobytes(surface, "RGB"))
+            writer.close()
+            data = path.read_bytes()
+    except (OSError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"ffmpeg could not make the video ({line})") from None
+    if b"moov" not in data:  # what ffmpeg writes last
+        raise UserError("ffmpeg did not finish the video: is the disk for temporary files full?")
+    return data
 
 
 OUTPUTS = (".gif", ".webp", ".mp4", ".png", ".safetensors")

@@ -4,6 +4,7 @@ A row is a function of the width that returns (items, height); `lay_out` puts th
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import replace
 from functools import lru_cache
 
@@ -115,7 +116,7 @@ def color_legend(view, style, size):
 @lru_cache(maxsize=32)
 def histogram(steps, n_steps, n_bins):
     """How many tokens appear in each of `n_bins` equal parts of the run, as parts of the most."""
-    counts = np.bincount((np.array(steps) - 1) * n_bins // n_steps, minlength=n_bins)
+    counts = np.bincount((np.array(steps, np.int64) - 1) * n_bins // n_steps, minlength=n_bins)
     return tuple(counts / max(1, counts.max()))
 
 
@@ -252,9 +253,11 @@ def prompt_row(state, style, width):
     theme, size = style.theme, style.px(14)
     label = style.text(0, 0, "prompt", theme.accent, part="prompt")
     room = width - label.w - style.px(8)
-    shown = "".join(map(visible, state.draft)) + "▏"
-    while len(shown) > 1 and style.fonts.width(shown, size) > room:
-        shown = shown[1:]
+    shown = "".join(map(visible, state.draft[-1000:])) + "▏"
+    fits = bisect_left(
+        range(len(shown) - 1), -room, key=lambda i: -style.fonts.width(shown[i:], size)
+    )
+    shown = shown[fits:]
     hint = "Enter: run    Esc: leave it    each _ is one mask"
     hint = shorten(style.fonts, hint, size, width)
     draft = style.text(label.w + style.px(8), 0, shown, theme.ink, part="draft")

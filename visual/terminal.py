@@ -74,16 +74,21 @@ def play_in_terminal(record, state, out, seconds=SECONDS):
     if os.name == "nt":
         os.system("")  # makes the Windows console understand what follows
     colors, n_frames, height = "NO_COLOR" not in os.environ, max(2, int(seconds * 12)), 0
+    room = max(1, window.lines // len(record.lanes) - 3)
     for i in range(n_frames):
         at = record.n_steps * i / (n_frames - 1)
         lines = []
         for lane in record.lanes:
             now = record.lane_at(lane, at)
             text = text_frame(lane, now, state.view, theme, columns, colors)
-            lines += text[: max(1, window.lines // len(record.lanes) - 3)]
+            lines += text[:room]
             lines += ["", shorten(Cells(), terminal_facts(lane, math.floor(now)), 1, columns)]
         back = f"\x1b[{height}A" if height else ""
         out.write(back + "".join(f"\r\x1b[K{line}\n" for line in lines))
         out.flush()
         height = len(lines)
         time.sleep(seconds / n_frames)
+    for lane in record.lanes:
+        text = text_frame(lane, lane.n_steps, state.view, theme, columns, colors)
+        if len(text) > room:  # so far its end was not to be seen
+            out.write("\n" + "\n".join(text) + "\n")

@@ -49,6 +49,8 @@ def show(window, record, state, worker=None):
         size = surface.get_size()
         scale = size[0] / window.size[0]
         for event in pygame.event.get():
+            if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
+                drawn = None  # what was drawn may be lost
             for command in commands_of(event, state, items, scale):
                 if command == "paste":
                     command = f"type {pygame.scrap.get_text().strip()}"
