@@ -265,13 +265,14 @@ def tables(results):
 HEAD = """# What makes the model learn fast
 
 Bits per byte of all of the validation text (a bound, with its standard error). Each run changes
-what its row says, either in the base (the CPU preset) or in the smaller model that its name begins
-with. All runs in a table train for the same time: what the base takes on a 2-core CPU for the
-number of steps in the table's heading. So a run whose steps take longer gets fewer of them. Times
-are good to 6 % among the runs of one model. Those of `4-by-128` took up to a third longer when they
-were timed again beside the base, so they had up to twelve minutes where it had nine. 300 steps take
-about nine minutes on a CPU with AVX2 only; 2,000 take eleven on one with AVX512-BF16; 3,000 are the
-whole run of the preset. To make a run:
+what its row says, either in the base (the CPU preset) or in the smaller model that its name
+begins with. All runs in a table train for the same time: what the base takes on a 2-core CPU
+for the number of steps in the table's heading. So a run whose steps take longer gets fewer of
+them. Times are good to 7 % among the runs of one model (`rope-10000`, `no-qk-norm` and `no-ema`
+cost no time, and got 4 to 6 % fewer steps than they should have). Those of `4-by-128` took up
+to a third longer when they were timed again beside the base, so they had up to twelve minutes
+where it had nine. 300 steps take about nine minutes on a CPU with AVX2 only; 2,000 take eleven
+on one with AVX512-BF16; 3,000 are the whole run of the preset. To make a run:
 
     python benchmarks/quality.py --time base RUN
     python benchmarks/quality.py --steps STEPS RUN
