@@ -129,7 +129,7 @@ def headless_record(arguments, settings, model, tokenizer, title, twin=None):
     return record
 
 
-def check_arguments(arguments):
+def check_arguments(arguments, size):
     """Raise UserError for what cannot be done, before anything is loaded."""
     if arguments.save:
         check_output(arguments.save)
@@ -137,6 +137,12 @@ def check_arguments(arguments):
         raise UserError(f"--at must be from 0 to 1, not {arguments.at}")
     if arguments.frames < 1:
         raise UserError(f"--frames must be at least 1, not {arguments.frames}")
+    gigabytes = 3e-9 * size[0] * size[1] * arguments.frames  # of the frames, before compression
+    if Path(arguments.save or "").suffix.lower() in (".gif", ".webp") and gigabytes > 2.5:
+        raise UserError(
+            f"{arguments.frames} frames of {size[0]}x{size[1]} take {gigabytes:.1f} GB of memory: "
+            "choose a smaller --size, fewer --frames, or .mp4"
+        )
     if arguments.race is not None and arguments.replay:
         raise UserError("a recording is of one model: --race and --replay exclude each other")
     if arguments.race is not None and records(arguments):
@@ -177,7 +183,7 @@ def start(arguments):
 def run(arguments):
     """Do what the command line says. Raises UserError for what cannot be done."""
     size = parse_size(arguments.size)
-    check_arguments(arguments)
+    check_arguments(arguments, size)
     record, settings, worker = start(arguments)
     state = State(settings=settings, view=arguments.view, theme=arguments.theme)
     if arguments.save:

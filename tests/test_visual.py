@@ -930,6 +930,7 @@ def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
         (["--save", "out.bmp"], ".gif"),
         (["--save", "out.png", "--at", "2"], "--at"),
         (["--save", "out.gif", "--frames", "0"], "--frames"),
+        (["--save", "out.gif", "--size", "4000x3000"], "GB of memory"),
     ],
 )
 def test_mistakes_get_one_line(checkpoint, capsys, arguments, message):
