@@ -78,10 +78,10 @@ def report(path, twin_path):
         figures("from nothing, top-p 0.9", safer, train_text),
     ]
     if twin_path and Path(twin_path).exists():
-        twin, _, _ = load_checkpoint(twin_path)
-        rows.append(
-            figures("the twin", decode(sample_twin(twin, masks, noise(1)).tokens), train_text)
-        )
+        twin, its_tokenizer, _ = load_checkpoint(twin_path)
+        if its_tokenizer.to_json() == tokenizer.to_json() and twin.config.context >= L:
+            texts = decode(sample_twin(twin, masks, noise(1)).tokens)
+            rows.append(figures("the twin", texts, train_text))
     rows += [
         figures(f"real, {L // 2} tokens", decode(real[:, middle]), train_text),
         figures("filled gaps", decode(filled[:, middle]), train_text),

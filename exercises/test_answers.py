@@ -76,6 +76,17 @@ class Watching:
         return MODEL.features(z, t)
 
 
+class Indifferent(Watching):
+    """Expects every token alike, in texts of any length."""
+
+    def features(self, z, t=None):
+        self.asked.append(z.clone())
+        return z
+
+    def head(self, h):
+        return torch.zeros(len(h), 3)
+
+
 def test_1_cubic_schedule(answers):
     t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64, requires_grad=True)
     alpha = answers.alpha_cubic(t)
@@ -163,6 +174,19 @@ def test_7_in_blocks(answers, block, steps):
             assert visible[begun, start : start + block].all()
 
 
+def test_7_steps_count_in_every_block_and_given_tokens_stay(answers):
+    model = Indifferent()
+    z = torch.full((4000, 4), MASK)
+    z[::2, 3] = 2
+    before = z.clone()
+    tokens = answers.in_blocks(model, z, 2, 4, noise())
+    assert torch.equal(z, before) and (tokens[::2, 3] == 2).all() and (tokens != MASK).all()
+    alone = torch.zeros(len(z), dtype=torch.bool)  # was one of the second block ever there alone?
+    for asked in model.asked:
+        alone |= (asked[:, 2:] != MASK).sum(dim=1) == 1
+    assert 0.70 < alone[1::2].float().mean() < 0.80  # both in the same of four steps: 1/4
+
+
 def test_8_correct(answers):
     wrong = exact_sampler(MODEL, 1)  # all places at once, each by itself
     chosen = torch.multinomial(
@@ -175,5 +199,7 @@ def test_8_correct(answers):
     assert ((once != texts).sum(dim=1) <= 1).all()
     changed = (once != texts).sum(dim=0)
     assert (changed > N / 20).all()  # every place has its turn
+    third = ((once != texts)[::L]).sum(dim=0)
+    assert (third > N / L / 20).all()  # and by chance, not row by row
     assert distance(texts, JOINT) > 200
     assert distance(answers.correct(MODEL, texts, 60, noise()), JOINT) < 55

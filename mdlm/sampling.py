@@ -222,7 +222,7 @@ def sample_confident(model, z, steps=128, generator=None, rule="confidence", **k
     probability = torch.ones(z.shape, dtype=torch.float64)
     for i in range(1, steps + 1):
         where = z.cpu() == model.mask_id  # (B, L)
-        quota = where.sum(dim=1) - (n_masked * (1 - i / steps)).floor().long()  # (B,) to come off
+        quota = where.sum(dim=1) - n_masked * (steps - i) // steps  # (B,) to come off
         if quota.max() == 0:
             continue
         p = predict(model, z, where, grid[i - 1], **knobs)  # (N, V - 1)
@@ -248,6 +248,8 @@ def remask_probabilities(alpha_s, alpha_t, eta):
 @torch.no_grad()
 def sample_remask(model, z, steps=128, generator=None, eta=0.02, **knobs):
     """Ancestral sampling that may take back what it wrote (ReMDM, with sigma capped at eta)."""
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta must be from 0 to 1, not {eta}")
     z, alpha = start_from(model, z), noise_grid(steps).tolist()
     free = z.cpu() == model.mask_id  # what is given is never taken back
     when, states = torch.zeros(z.shape, dtype=torch.long), [z.cpu().clone()]

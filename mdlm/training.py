@@ -260,11 +260,12 @@ def evaluate(model, tokens, config, max_windows=None, passes=1, seed=0, progress
     """
     noise = torch.Generator().manual_seed(seed)
     rank, world = rank_and_world()
-    exact = config.causal and not max_windows  # the twin on a whole text: nothing is random
     model.eval()  # no dropout
     device = model.embedding.weight.device
     parts = covering_windows(tokens, config.context, passes, max_windows)
     n_at_once = -(-config.batch_size // config.accumulation)  # what training finds room for
+    whole = sum(x.numel() for x in parts) == passes * len(tokens)
+    exact = config.causal and whole  # the twin on a whole text: nothing is random
     total = variance = n_done = 0.0
     for x in parts:
         k = spread_mask_counts(*x.shape, noise)

@@ -28,6 +28,15 @@ def same_places(model, z, n, generator):
     return z
 
 
+def later_blocks_at_once(model, z, block, steps, generator):
+    """Takes several steps in the first block only."""
+    z = z.clone()
+    for start in range(0, z.shape[1], block):
+        part, n = z[:, : start + block], steps if start == 0 else 1
+        z[:, : start + block] = solutions.in_blocks(model, part, block, n, generator)
+    return z
+
+
 MISTAKES = {
     "test_1_cubic_schedule": dict(weight_cubic=lambda t: 3 * (1 - t) ** 2),
     "test_2_expected_calls": dict(expected_calls=lambda n, steps: min(n, steps)),
@@ -36,6 +45,7 @@ MISTAKES = {
     "test_5_mixture_nats": dict(mixture_nats=lambda nats: -(-nats).exp().mean().log()),
     "test_6_left_to_right": dict(left_to_right=lambda m, z, g: sample(m, z, 3, g).tokens),
     "test_7_in_blocks": dict(in_blocks=lambda m, z, b, s, g: sample(m, z, s, g).tokens),
+    "test_7_steps_count_in_every_block_and_given_tokens_stay": dict(in_blocks=later_blocks_at_once),
     "test_8_correct": dict(correct=same_places),
 }
 

@@ -405,3 +405,17 @@ def test_long_texts_obey_the_knobs_and_the_seed(model):
 def test_compressors_pay_for_the_new_text_only():
     assert compressed_bpb(len, "é" * 30, "b" * 10) == (8.0, 8.0)
     assert compressed_bpb(lambda data: len(set(data)), "abcd", "cdef") == (8 * 6 / 8, 8 * 2 / 4)
+
+
+@pytest.mark.parametrize("rule", ["confidence", "margin", "entropy"])
+def test_as_many_steps_as_masks_are_one_token_each(model, rule):
+    for n in range(1, model.config.context + 1):
+        z = torch.full((1, n), model.mask_id)
+        result = sample_confident(model, z, n, torch.Generator().manual_seed(0), rule=rule)
+        assert result.step[0].sort().values.tolist() == list(range(1, n + 1))
+
+
+def test_remasking_refuses_what_is_no_probability(model):
+    for eta in (-1.0, 1.5, math.nan):
+        with pytest.raises(UserError, match="eta must be"):
+            sample_remask(model, torch.full((1, 4), model.mask_id), 4, eta=eta)
