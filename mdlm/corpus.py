@@ -121,7 +121,8 @@ def load_parts(name, folder="data", most=2_000_000):
         return split_text(load_text(name, folder))
     tokenizer, *parts = open_tokens(name)[:3]
     n_plain = tokenizer.vocab_size - len(tokenizer.special_ids)  # special tokens are not text
-    return tuple(tokenizer.decode([i for i in part[:most] if i < n_plain]) for part in parts)
+    ids = [part[:most] for part in parts]
+    return tuple(tokenizer.decode(part[part < n_plain].tolist()) for part in ids)
 
 
 def fit_to_corpus(config, corpus):
