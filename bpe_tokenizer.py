@@ -365,6 +365,10 @@ class BPETokenizer:
         """Token `i` as readable text: bytes that are no text of their own as \\xNN."""
         return self.token_bytes[i].decode("utf-8", errors="backslashreplace")
 
+    def __eq__(self, other):
+        """Whether the two turn every text into the same ids."""
+        return isinstance(other, BPETokenizer) and self.to_json() == other.to_json()
+
     def to_json(self):
         """The tokenizer as JSON text, one merge a line, each with the token that it makes."""
         lines = [

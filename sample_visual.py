@@ -100,7 +100,7 @@ def load_twin(arguments, model, tokenizer):
     twin, its_tokenizer, _ = load_checkpoint(path)
     if not twin.config.causal or model.config.causal:
         raise UserError("a race needs a diffusion model, and a twin: see twin.ipynb")
-    if its_tokenizer.to_json() != tokenizer.to_json() or twin.config.context < model.config.context:
+    if its_tokenizer != tokenizer or twin.config.context < model.config.context:
         raise UserError(f"{path}: the twin of another model (tokenizer or context differ)")
     return twin
 

@@ -79,7 +79,7 @@ def report(path, twin_path):
     ]
     if twin_path and Path(twin_path).exists():
         twin, its_tokenizer, _ = load_checkpoint(twin_path)
-        if its_tokenizer.to_json() == tokenizer.to_json() and twin.config.context >= L:
+        if its_tokenizer == tokenizer and twin.config.context >= L:
             texts = decode(sample_twin(twin, masks, noise(1)).tokens)
             rows.append(figures("the twin", texts, train_text))
     rows += [

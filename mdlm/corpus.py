@@ -79,10 +79,11 @@ class Corpus:
     val_bytes: int
 
     def digest(self):
-        """Tells this training text from every other."""
+        """Tells this text, both parts of it, from every other."""
+        parts = self.train, self.val
         if isinstance(self.train, Shards):
-            return self.train.digest
-        return hashlib.sha256(self.train.tobytes()).hexdigest()
+            return "-".join(part.digest for part in parts)
+        return "-".join(hashlib.sha256(part.tobytes()).hexdigest() for part in parts)
 
 
 def tokenize(train_text, val_text, tokenizer):
@@ -108,9 +109,9 @@ def prepare_corpus(config):
 
 
 def corpus_of(config, tokenizer):
-    """The corpus that a checkpoint was trained on. Raises UserError if it has changed since."""
+    """The corpus that a checkpoint was trained on. Raises UserError if its tokenizer is another."""
     corpus = prepare_corpus(config)
-    if corpus.tokenizer.to_json() != tokenizer.to_json():
+    if corpus.tokenizer != tokenizer:
         raise UserError(f"{config.corpus}: not the text that the checkpoint was trained on")
     return corpus
 

@@ -63,7 +63,7 @@ class Trajectory:
 
     tokens: torch.Tensor  # (B, L) the finished texts
     step: torch.Tensor  # (B, L) the step, 1..n_steps, in which each token appeared (given: 0)
-    probability: torch.Tensor  # (B, L) what the network gave the token it drew (given: 1)
+    probability: torch.Tensor  # (B, L) that each token had when it was drawn (given: 1)
     n_steps: int
     mask_id: int
     network_calls: float  # passes through the network, per text
@@ -277,6 +277,8 @@ def longest_copies(texts, source):
     """The longest piece of each text that stands verbatim in `source`; "" if below 8 bytes."""
     n = 8  # bytes, which are looked up as one 64-bit number
     data = np.frombuffer(source.encode("utf-8"), np.uint8)
+    if len(data) < n:
+        return [""] * len(texts)
     pieces = np.lib.stride_tricks.sliding_window_view(data, n).copy().view(np.uint64)[:, 0]
     places = pieces.argsort()
     pieces, found = pieces[places], []

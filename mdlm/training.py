@@ -323,6 +323,7 @@ class Run:
         self.losses = []  # of each step, in nats per token
         self.history = []  # a dict for each look at the validation text
         self.fell_back = False  # was the newest state damaged, and is this the one before?
+        self.replaces = False  # does it start again, in place of what was saved under its name?
         if config.compile and device_choices(self.device).compile:
             for block in self.model.blocks:  # all alike: compiled once, used for each
                 block.compile()
@@ -403,6 +404,8 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
         make_ready(run)
     if resume:
         restore_run(run)
+    else:
+        run.replaces = True
     options = dict(total=config.steps, initial=run.step, unit="step", leave=False)
     with tqdm(**options, mininterval=0.5, disable=rank > 0) as bar, stop_button() as stopped:
         stop, look = False, functools.partial(show_part, bar)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mdlm.diffusion
 from mdlm.config import Config
 from mdlm.diffusion import diffusion_loss, nelbo, spread_mask_counts
 from mdlm.model import DiffusionTransformer, rope_tables, rotate
@@ -57,6 +58,25 @@ def test_loss_is_unbiased_for_the_bound(schedule):
     estimates = diffusion_loss(model, x.expand(n, -1), t, schedule, noise)
     error = estimates.std() / math.sqrt(n)
     assert abs(estimates.mean() - exact_nelbo(model, (0, 2, 1))) < 4 * error
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_dropout_acts_on_both_layers_and_the_time_changes_nothing_at_first(timed):
+    model = DiffusionTransformer(Config(**TINY, dropout=0.1, time_conditioning=timed))
+    z, calls = torch.randint(300, (2, 16)), []
+    for block in model.blocks:
+        block.dropout.register_forward_hook(lambda *_: calls.append(1))
+    model.features(z, torch.rand(2))
+    assert len(calls) == 2 * len(model.blocks)
+    model.eval()
+    assert torch.equal(model.features(z, torch.zeros(2)), model.features(z, torch.ones(2)))
+
+
+def test_numbers_of_masks_are_in_range_and_in_any_order(monkeypatch):
+    first, second = zip(*[spread_mask_counts(2, 9).tolist() for _ in range(2000)], strict=True)
+    assert abs(sum(a < b for a, b in zip(first, second, strict=True)) - 1000) < 4 * 22.4
+    monkeypatch.setattr(mdlm.diffusion, "low_discrepancy_t", lambda n, _: torch.ones(n))
+    assert spread_mask_counts(2, 9).tolist() == [9, 9]  # float32 may round a time up to 1
 
 
 def test_every_place_of_a_batch_has_every_number_of_masks():

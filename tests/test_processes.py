@@ -24,6 +24,7 @@ OPTIONS = [
     "--batch-size=6",
     "--accumulation=3",
     "--warmup=2",
+    "--dropout=0.1",
     "--steps=24",
     "--eval-every=12",
     "--eval-windows=8",

@@ -24,6 +24,7 @@ import torch
 import bpe_tokenizer
 import mdlm.training
 import sample_visual
+import saving
 import train as command_line
 from bpe_tokenizer import MASK, BPETokenizer, UserError, check_place, write_atomically
 from mdlm.config import Config
@@ -251,6 +252,36 @@ def test_a_damaged_state_falls_back_to_the_one_before(corpus, tmp_path, capsys, 
     with pytest.raises(UserError, match="damaged"):
         train(config, corpus, tmp_path, CPU)
     assert train(config, corpus, tmp_path, CPU, resume=False).losses == expected.losses
+
+
+def test_a_run_started_again_never_goes_on_from_the_one_it_replaces(corpus, tmp_path, monkeypatch):
+    config = Config(**TINY)
+    finished = train(config, corpus, tmp_path, CPU)
+    usual = saving.write_atomically
+
+    def full(path, data):
+        if path.name.endswith(".resume.pt"):
+            raise UserError(f"{path}: cannot be written (the disk is full)")
+        usual(path, data)
+
+    monkeypatch.setattr(saving, "write_atomically", full)
+    with pytest.raises(UserError, match="full"):
+        train(config, corpus, tmp_path, CPU, resume=False)
+    monkeypatch.setattr(saving, "write_atomically", usual)
+    again = train(config, corpus, tmp_path, CPU)
+    saved, _, facts = load_checkpoint(again.path, "cpu")
+    assert all(map(torch.equal, saved.parameters(), finished.model.parameters()))
+    assert facts["steps"] == config.steps and again.losses == finished.losses
+
+
+def test_a_run_does_not_go_on_with_another_text(corpus, tmp_path):
+    config = Config(**TINY)
+    train(config, corpus, tmp_path, CPU)
+    for part in ("train", "val"):
+        changed = getattr(corpus, part).copy()
+        changed[0] ^= 1
+        with pytest.raises(UserError, match="another text"):
+            train(config, dataclasses.replace(corpus, **{part: changed}), tmp_path, CPU)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mdlm.sampling
+import mdlm.twin
 from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.compressors import compressed_bpb
 from mdlm.config import Config
@@ -37,6 +38,7 @@ from toy import (
     MASK,
     TEXTS,
     ExactDenoiser,
+    TableDenoiser,
     exact_groups,
     exact_nelbo,
     exact_sampler,
@@ -205,10 +207,17 @@ def test_the_network_is_told_the_right_time(model):
         told = torch.cat([t for _, t in calls]).double()
         expected = 1 - noise_grid(8, schedule)[before]
         torch.testing.assert_close(told, expected, atol=1e-6, rtol=0)
+    _, calls = asked(lambda m: sample_confident(m, masks, 4, noise()))
+    assert [t.unique().tolist() for _, t in calls] == [[1.0], [0.75], [0.5], [0.25]]
+    _, calls = asked(lambda m: nats_along(m, torch.arange(16), torch.arange(16)[None]))
+    assert [t.tolist() for _, t in calls] == [[1 - i / 16] for i in range(16)]
     many = torch.full((500, 16), model.mask_id)
     _, calls = asked(lambda m: sample_first_hitting(m, many, generator=noise()))
     for n, (_, t) in enumerate(calls):  # 1 - t is the smallest but n of 16 uniform moments
         assert abs(t.mean() - (1 - (n + 1) / 17)) < 4 * 0.13 / 500**0.5
+    _, calls = asked(lambda m: sample_first_hitting(m, many, 4, noise()))
+    for n, (_, t) in enumerate(calls):  # of four moments, the smallest: when the call begins
+        assert abs(t.mean() - (1 - (4 * n + 1) / 17)) < 4 * 0.13 / 500**0.5
     x, t = torch.randint(299, (4, 16)), torch.tensor([0.2, 0.5, 0.7, 0.9])
     alpha_t = SCHEDULES["cosine"][0](t)
     _, calls = asked(lambda m: diffusion_loss(m, x, t, "cosine"))
@@ -222,12 +231,13 @@ def test_the_network_is_told_the_right_time(model):
 def test_long_texts_go_on_from_all_that_fits(monkeypatch):
     model, asked = SimpleNamespace(config=SimpleNamespace(context=16), mask_id=299), []
 
-    def counting(_, z, *__, **___):
+    def counting(_, z, steps, *__, **___):
         asked.append(z)
+        assert steps == 7
         return SimpleNamespace(tokens=torch.where(z == 299, 100 + len(asked), z))
 
     monkeypatch.setattr(mdlm.sampling, "sample", counting)
-    text = sample_long(model, torch.arange(5).expand(2, 5), 21, block=4)
+    text = sample_long(model, torch.arange(5).expand(2, 5), 21, block=4, steps=7)
     assert text[0].tolist() == [*range(5), *np.repeat([101, 102, 103, 104], 4).tolist()]
     for n, z in enumerate(asked):
         there, length = 5 + 4 * n, min(16, 9 + 4 * n)
@@ -405,6 +415,36 @@ def test_long_texts_obey_the_knobs_and_the_seed(model):
 def test_compressors_pay_for_the_new_text_only():
     assert compressed_bpb(len, "é" * 30, "b" * 10) == (8.0, 8.0)
     assert compressed_bpb(lambda data: len(set(data)), "abcd", "cdef") == (8 * 6 / 8, 8 * 2 / 4)
+
+
+@pytest.mark.parametrize("rule", ["confidence", "margin", "entropy"])
+def test_the_surest_place_comes_first(rule):
+    table = torch.zeros(4, 4, 4, 3, 3)
+    table[..., 0, 0], table[..., 1, 0] = 20, 10  # of the first place it is sure, of the last not
+    masks, noise = torch.full((50, 3), MASK), torch.Generator().manual_seed(0)
+    result = sample_confident(TableDenoiser(table), masks, 3, noise, rule=rule)
+    assert result.step.unique(dim=0).tolist() == [[1, 2, 3]]
+
+
+def test_the_twin_draws_each_token_by_itself(twin, monkeypatch):
+    def coin(model, token, *_):
+        return torch.zeros(len(token), 2)
+
+    monkeypatch.setattr(mdlm.twin, "step_with_cache", coin)
+    texts = sample_twin(twin, torch.full((8000, 3), twin.mask_id), torch.Generator().manual_seed(0))
+    counts = (texts.tokens * torch.tensor([4, 2, 1])).sum(1).bincount(minlength=8)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 7 + 4 * math.sqrt(14)
+
+
+def test_the_twin_goes_on_from_prompts_of_any_length(twin):
+    z = torch.full((2, 16), twin.mask_id)
+    z[0, :2], z[1, :5] = 7, 9
+    both = sample_twin(twin, z, torch.Generator().manual_seed(0), top_k=1)
+    given = z != twin.mask_id
+    assert torch.equal(both.tokens[given], z[given]) and (both.tokens != twin.mask_id).all()
+    for i in range(2):
+        alone = sample_twin(twin, z[i : i + 1], torch.Generator().manual_seed(0), top_k=1)
+        assert torch.equal(both.tokens[i], alone.tokens[0])
 
 
 @pytest.mark.parametrize("rule", ["confidence", "margin", "entropy"])

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, trainers
 
-from bpe_tokenizer import MASK, PATTERN, PIECES, BPETokenizer, UserError, _cut, _escape, _to_bytes
+from bpe_tokenizer import (
+    MASK,
+    PATTERN,
+    PIECES,
+    BPETokenizer,
+    Cache,
+    UserError,
+    _cut,
+    _escape,
+    _to_bytes,
+    read_text,
+)
 
 TEXT = (
     "In the beginning God created the heaven and the earth. And the earth was without form, and "
@@ -100,6 +111,44 @@ def test_cutting_at_spaces_changes_nothing(size, tokenizer, text):
     assert again == pieces
     ids = tokenizer.encode(text)
     assert ids == [i for piece in pieces for i in tokenizer._encode_piece(piece)]
+
+
+def test_pieces():
+    """The cuts that a reader of the pattern would expect, written out."""
+    assert PIECES("it’s  40 days' _x\r\n\r\nnaïve 12") == [
+        "it", "’s", " ", " 40", " days", "'", " _", "x", "\r\n\r", "\n", "naïve", " 12",
+    ]  # fmt: skip
+    assert PIECES("we'll say 'tis" + "a" * 70) == [
+        "we",
+        "'ll",
+        " say",
+        " '",
+        "tis" + "a" * 61,
+        "a" * 9,
+    ]
+
+
+def test_the_cache_starts_afresh_when_full():
+    asked = []
+    cache = Cache(lambda text: (asked.append(text), len(text)), limit=2)
+    for text in ("a", "b", "a", "c", "x" * 101, "x" * 101):
+        cache[text]
+    assert asked == ["a", "b", "c", "x" * 101, "x" * 101] and list(cache) == ["c"]
+
+
+def test_a_text_file_is_read_as_it_is(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\nb")
+    assert read_text(path) == "a\r\nb"
+    path.write_bytes(b"\xef\xbb\xbfok\n\xff")
+    with pytest.raises(UserError, match=r"byte 6 \(line 2\)"):
+        read_text(path)
+
+
+def test_the_longest_piece_is_still_a_token(tokenizer):
+    wide = BPETokenizer.train((" " + "\U0001f642" * 64 + "\n") * 9, 400)
+    assert max(map(len, wide.token_bytes)) == 1 + 64 * 4
+    assert BPETokenizer.from_json(wide.to_json()) == wide != tokenizer
 
 
 def test_no_text_holds_a_mask(tokenizer):
