@@ -188,8 +188,11 @@ def save_run(run):
     if not all(p.isfinite().all() for p in run.model.parameters()):
         raise diverged(run)
     if run.replaces:  # the states of the run before it must not be taken for its own
-        for path in (run.resume_path, run.older_path):
-            path.unlink(missing_ok=True)
+        try:
+            for path in (run.resume_path, run.older_path):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be removed ({error.strerror})") from None
         run.replaces = False
     with run.ema.applied():
         save_checkpoint(run.path, run.model, run.corpus.tokenizer, facts_of(run))
