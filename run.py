@@ -55,14 +55,14 @@ def environment_python():
             "no pip for the virtual environment: on Debian and Ubuntu, first "
             "sudo apt install python3-venv"
         )
-    except OSError as error:
-        sys.exit(f"{folder}: cannot be made ({error.strerror})")
+    except (OSError, ValueError) as error:  # ValueError: a ":" in the path
+        sys.exit(f"{folder}: cannot be made ({getattr(error, 'strerror', None) or error})")
     return str(python)
 
 
-def call(*command):
-    """Run a command in the project's folder; if it fails, end with its exit code."""
-    with subprocess.Popen(command, cwd=HERE) as process:
+def call(*command, folder=None):
+    """Run a command in a folder, or in the project's; if it fails, end with its exit code."""
+    with subprocess.Popen(command, cwd=folder or HERE) as process:
         while process.poll() is None:
             try:
                 process.wait()
@@ -86,7 +86,10 @@ def execute(notebook):
     from papermill.exceptions import PapermillExecutionError
 
     output, kernel = Path("runs") / notebook, KernelManager(kernel_name="python3")
-    output.parent.mkdir(exist_ok=True)
+    try:
+        output.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        sys.exit(f"{HERE / output.parent}: cannot be made ({error.strerror})")
     print(f"\n== {notebook} (with its outputs: {output.as_posix()})", flush=True)
 
     presses = []
@@ -173,7 +176,11 @@ def main():
         install(
             python, "requirements-dev.txt" if arguments.command == "test" else "requirements.txt"
         )
-        call(python, __file__, arguments.command, "--inside", *rest)
+        here = Path.cwd() if arguments.command == "watch" else None  # where the files are it names
+        call(python, __file__, arguments.command, "--inside", *rest, folder=here)
+        return
+    if arguments.command == "watch":
+        call(sys.executable, str(HERE / "sample_visual.py"), *rest, folder=Path.cwd())
         return
     os.chdir(HERE)
     if arguments.command == "all":
@@ -182,8 +189,6 @@ def main():
         print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
     elif arguments.command == "twin":
         execute("twin.ipynb")
-    elif arguments.command == "watch":
-        call(sys.executable, "sample_visual.py", *rest)
     elif arguments.command == "export":
         export_notebooks("mdlm")
     else:
@@ -205,4 +210,7 @@ def export_notebooks(folder):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

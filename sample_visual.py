@@ -19,6 +19,7 @@ import argparse
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 
 from bpe_tokenizer import UserError, print_anything
@@ -36,7 +37,7 @@ from visual.recording import (
     waiting_record,
     with_beliefs,
 )
-from visual.terminal import play_in_terminal
+from visual.terminal import play_in_terminal, understand_escapes
 from visual.window import close_window, find_display, open_window, show
 from visual.worker import Worker
 
@@ -117,6 +118,7 @@ def headless_record(arguments, settings, model, tokenizer, title, twin=None):
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
+    understand_escapes()
     say("sampling")
     record = record_run(model, tokenizer, settings, title)
     if twin is not None:
@@ -206,6 +208,7 @@ def main(argv=None):
     print_anything()
     try:
         run(parse_arguments(argv))
+        sys.stdout.flush()
     except UserError as error:
         print(f"sample_visual.py: {error}", file=sys.stderr)
         return 2
@@ -216,5 +219,14 @@ def main(argv=None):
     return 0
 
 
+def leave(code):
+    """End the program, even if a pass through the network is still under way."""
+    if any(thread.name == "sampling" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # PyTorch would abort a process that ends around it
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -119,10 +119,13 @@ def test_options_that_are_none_are_not_passed_over(given, monkeypatch, capsys):
 
 def test_the_window_gets_its_options(monkeypatch):
     called = []
-    monkeypatch.setattr(run, "call", lambda *command: called.append(command))
+    monkeypatch.setattr(run, "call", lambda *command, folder: called.append((folder, *command)))
     monkeypatch.setattr(sys, "argv", ["run.py", "watch", "--inside", "--race", "-h"])
     run.main()
-    assert called == [(sys.executable, "sample_visual.py", "--race", "-h")]
+    window = str(ROOT / "sample_visual.py")
+    assert called == [
+        (Path.cwd(), sys.executable, window, "--race", "-h")
+    ]  # the user's folder stays
 
 
 def end_with_children(pid):

@@ -215,6 +215,18 @@ def test_beliefs_of_a_long_run_are_thinned_out(model, tokenizer):
     assert len(candidates(thin, 0, 1)) == CANDIDATES
 
 
+def test_no_belief_is_told_of_a_place_that_was_visible_when_the_model_was_asked(model, tokenizer):
+    run = record_run(model, tokenizer, Settings(steps=300, length=40, sampler="remask"))
+    thin = with_beliefs(model, run, most=9)
+    none = 0
+    for step in range(300):
+        for i in np.flatnonzero(run.states[run.row(step)] == MASKED):
+            found = candidates(thin, i, step)
+            none += not found
+            assert all(p < 0.99 for _, p in found)  # of an untrained model
+    assert none > 0
+
+
 def test_given_tokens_stay(model, tokenizer):
     word = tokenizer.encode(" earth")[0]
     asked = Settings(steps=5, length=40, prompt="In the __ God", kept=((30, word), (99, word)))
@@ -510,7 +522,29 @@ def test_keeping_tokens(window, record):
     assert "prompt" in press(replace(s, cursor=0), [], record, *f).message
 
 
+def test_a_kept_token_can_be_let_go_and_kept_again(window, model, tokenizer):
+    word = tokenizer.encode(" earth")[0]
+    asked = Settings(steps=8, length=40, kept=((30, word),))
+    run = record_run(model, tokenizer, asked)
+    s = State(at=8.0, settings=asked, cursor=30)
+    f = key(pygame.K_f, "f")
+    let_go = press(s, [], run, f)
+    assert let_go.settings.kept == () and press(let_go, [], run, f).settings.kept == asked.kept
+
+
+def test_alt_gr_types_brackets(window):
+    alt_gr = pygame.KMOD_LCTRL | pygame.KMOD_RALT  # as SDL names it on Windows
+    assert key_of(key(pygame.K_8, "[", alt_gr)) == "["
+    assert key_of(key(pygame.K_v, "\x16", pygame.KMOD_LCTRL)) == "CtrlV"
+
+
 def test_more_steps_are_not_fewer(record):
+    for name, value in (("temperature", 5.0), ("temperature", 0.05), ("top_p", 0.01)):
+        s = State(settings=replace(record.settings, **{name: value}))
+        less, more = (
+            getattr(handle(s, f"{verb} {name}", record).settings, name) for verb in ("less", "more")
+        )
+        assert less <= value <= more and less < more
     s = State(settings=replace(record.settings, steps=5000))
     assert handle(s, "more steps", record).settings.steps == 5000
     assert handle(s, "less steps", record).settings.steps == 4096
@@ -699,6 +733,16 @@ def test_closing_and_a_new_run_interrupt_sampling(window, model, tokenizer):
     assert not worker.thread.is_alive()
 
 
+def test_what_cannot_be_run_leaves_the_run_under_way_alone(window, model, tokenizer):
+    asked = Settings(steps=24, length=40)
+    worker = Watched(model, tokenizer, "title")
+    too_long = State(settings=replace(asked, prompt="earth " * 99), request="run")
+    worker.run(asked)
+    record, state = show(window, waiting_record("", asked, tokenizer), too_long, worker)
+    worker.close()
+    assert not record.live and record.settings == asked and "only 40 fit" in state.message
+
+
 def test_what_is_set_reaches_the_sampler(model, tokenizer):
     def text(**settings):
         asked = Settings(**{"steps": 1, "length": 40, **settings})
@@ -795,7 +839,17 @@ def test_frames(record, fonts, size, view, theme):
 
 def test_fonts_know_what_they_lack(fonts):
     assert fonts.width("ab", 20) == 2 * fonts.width("a", 20)
-    for text in ("e\u0301", "中文", "🙂", "\ufffd", "✓ и ש"):
+    for text in (
+        "e\u0301",
+        "中文",
+        "🙂",
+        "\ufffd",
+        "✓ и ש",
+        "\ufe0f",
+        "\u200b",
+        "\u200d",
+        "❤\ufe0f",
+    ):
         image = fonts.image(text, 20, (9, 9, 9))
         assert image.get_width() == max(1, fonts.width(text, 20))
 
@@ -978,6 +1032,8 @@ def test_a_pasted_book_does_not_stop_the_window():
         items = lay_out(made_up("abc"), State(draft=text), (1000, 700), Fonts())
         shown = [item.text for item in items if item.part == "draft"]
         assert shown[0].endswith("a▏") and 20 < len(shown[0]) < 1000
+        state = State(settings=Settings(prompt=text))
+        lay_out(made_up("abc"), state, (1000, 700), Fonts())
     assert time.perf_counter() - began < 20  # measuring each of its ends would take minutes
 
 

@@ -90,7 +90,8 @@ def key_of(event):
     """The name of a pressed key, as in BINDINGS. Characters as the keyboard's layout has them."""
     if event.key in NAMED_KEYS:
         return NAMED_KEYS[event.key]
-    if event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META):
+    alt_gr = event.mod & pygame.KMOD_RALT  # on Windows, with Ctrl: it types a character
+    if event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META) and not alt_gr:
         return "Ctrl" + pygame.key.name(event.key).upper().strip("[]")
     return event.unicode.upper()
 
@@ -212,9 +213,10 @@ def handle_setting(state, verb, argument):
         )
         value = min(max(round(value), 1), max(4096, state.settings.steps))
     elif name == "temperature":
-        value = min(max(round(value + 0.1 * sign, 1), 0.1), 3.0)
+        lowest, highest = min(0.1, value), max(3.0, value)
+        value = min(max(round(value + 0.1 * sign, 1), lowest), highest)
     elif name == "top_p":
-        value = min(max(round(value + 0.05 * sign, 2), 0.05), 1.0)
+        value = min(max(round(value + 0.05 * sign, 2), min(0.05, value)), 1.0)
     elif name == "sampler":
         names = list(SAMPLERS)
         value = names[(names.index(value) + sign) % len(names)]
@@ -241,7 +243,7 @@ def handle_token(state, verb, argument, record):
         del kept[i]
     elif record.live or lane.states[row, i] == MASKED:
         return replace(state, message="A token can be kept when it has appeared.")
-    elif lane.since[row, i] == 0:
+    elif lane.since[row, i] == 0 and i not in dict(record.settings.kept):
         return replace(state, message="It is part of the prompt: P changes that.")
     else:
         kept[i] = int(lane.states[row, i])

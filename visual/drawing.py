@@ -59,11 +59,12 @@ class Fonts:
             try:
                 font = pygame.freetype.Font(str(path), 20)
                 pygame.font.Font(str(path), 20)
-            except (pygame.error, OSError):  # a format that this SDL cannot read: try the next
+                has_it = font.get_metrics(character)[0] is not None
+            except (pygame.error, OSError):  # a format that this SDL cannot read or resize
                 continue
             self.paths.append(path)
             self.coverage.append(font)
-            if font.get_metrics(character)[0] is not None:
+            if has_it:
                 return len(self.paths) - 1
         return 0
 
@@ -119,8 +120,10 @@ class Fonts:
         x, ascent = 0, self.font(0, size).get_ascent()
         for number, part in self.parts(text):
             font = self.font(number, size)
-            surface.blit(font.render(part, True, color), (x, ascent - font.get_ascent()))
-            x += font.size(part)[0]
+            width = font.size(part)[0]
+            if width:  # SDL renders no text without width, such as a lone variation selector
+                surface.blit(font.render(part, True, color), (x, ascent - font.get_ascent()))
+            x += width
         return surface
 
 

@@ -234,7 +234,7 @@ def settings_row(record, state, style, width):
         ("seed", f"{s.seed}"),
     ]:
         groups.append(knob_group(style, state, name, value))
-    quoted = "".join(map(visible, f"“{s.prompt}”")) if s.prompt else "none"
+    quoted = "".join(map(visible, f"“{s.prompt[:200]}”")) if s.prompt else "none"
     group = fact(
         style, "prompt", shorten(style.fonts, quoted, style.px(14), style.px(230)), "prompt"
     )

@@ -370,8 +370,8 @@ def with_beliefs(model, record, progress=lambda fraction: None, most=256, tokens
 def candidates(record, i, at):
     """What the model would put at position i after `at` steps: a list of (name, probability)."""
     s = np.searchsorted(record.belief_step, at, side="right") - 1
-    if s < 0:
-        return []
+    if s < 0 or record.states[record.row(record.belief_step[s]), i] != MASKED:
+        return []  # when the model was asked, the place was not masked: it has been since
     pairs = zip(record.belief_token[s, i], record.belief_probability[s, i], strict=True)
     return [(record.names[token], float(p)) for token, p in pairs]
 

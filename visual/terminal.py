@@ -58,6 +58,12 @@ def terminal_facts(record, step):
     return line
 
 
+def understand_escapes():
+    """Make a Windows console understand what moves its cursor and colours its text."""
+    if os.name == "nt":
+        os.system("")
+
+
 def play_in_terminal(record, state, out, seconds=SECONDS):
     """Animate the run in a terminal; into a file or a pipe, print five moments of it."""
     window, theme = shutil.get_terminal_size((80, 24)), THEMES[state.theme]
@@ -71,8 +77,7 @@ def play_in_terminal(record, state, out, seconds=SECONDS):
                 lines = text_frame(lane, now, state.view, theme, columns, False)
                 print("\n".join(lines), end="\n\n", file=out)
         return
-    if os.name == "nt":
-        os.system("")  # makes the Windows console understand what follows
+    understand_escapes()
     colors, n_frames, height = "NO_COLOR" not in os.environ, max(2, int(seconds * 12)), 0
     room = max(1, window.lines // len(record.lanes) - 3)
     for i in range(n_frames):

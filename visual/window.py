@@ -13,6 +13,7 @@ from visual.controls import advance, commands_of, handle
 from visual.drawing import Fonts, draw_items
 from visual.items import THEMES
 from visual.page import hidden_lines, lay_out
+from visual.recording import check_settings
 from visual.worker import receive
 
 
@@ -24,7 +25,9 @@ def find_display():
     if wanted or not sys.platform.startswith("linux"):  # else SDL would draw where nobody sees it
         with contextlib.suppress(pygame.error):
             pygame.display.init()
-            return
+            if "SDL_VIDEODRIVER" in os.environ or pygame.display.get_driver() != "offscreen":
+                return
+            pygame.display.quit()  # the display that is named does not answer
     raise UserError("no display here: use --save out.gif (or .png, .webp, .mp4), or --text")
 
 
@@ -35,6 +38,16 @@ def open_window(size):
     pygame.key.set_repeat(350, 40)
     pygame.key.start_text_input()
     return window
+
+
+def order(worker, state):
+    """Begin the run that was asked for, if it is possible: else the one under way goes on."""
+    try:
+        check_settings(state.settings, worker.model, worker.tokenizer)
+    except UserError as error:
+        return replace(state, message=str(error))
+    worker.run(state.settings)
+    return state
 
 
 def show(window, record, state, worker=None):
@@ -60,7 +73,7 @@ def show(window, record, state, worker=None):
             if worker is None:
                 state = replace(state, message="This is a recording: there is no model to run.")
             else:
-                worker.run(state.settings)
+                state = order(worker, state)
         if worker is not None:
             record, state = receive(worker, record, state)
         state = advance(state, record, min(0.1, clock.get_time() / 1000))

@@ -28,7 +28,7 @@ class Worker:
         self.names = token_names(tokenizer)
         self.news = queue.SimpleQueue()
         self.orders = queue.SimpleQueue()  # Settings; None: that was all
-        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread = threading.Thread(target=self.work, daemon=True, name="sampling")
         self.thread.start()
 
     def run(self, settings):
