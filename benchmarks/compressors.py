@@ -3,7 +3,7 @@
     python benchmarks/compressors.py
 
 The cost of the validation part, given the training part, is the compressed size of both together
-minus that of the training part alone. PPMd (Shkarin 2002, variant H) predicts each byte from up to
+minus that of the training part alone. PPMd (Shkarin 2002, variant I) predicts each byte from up to
 `order` bytes before it, as a language model does; it is the strongest of them on text.
 """
 

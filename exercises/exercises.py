@@ -1,7 +1,8 @@
 """Write these functions; `python -m pytest exercises` says whether they are right.
 
-In exercises 6 to 8, `model` has the interface of the real network, and `mdlm.sampling` offers
-`predict` and `fill`. Random numbers come from `generator`, so that a run can be repeated.
+In exercises 6 to 8, `model` has the `features`, `head`, `mask_id` and `config` of the real network,
+and `mdlm.sampling` offers `predict` and `fill`. Every call of the network serves all rows. Random
+numbers come from `generator`, so that a run can be repeated.
 """
 
 
@@ -54,7 +55,7 @@ def mixture_nats(nats):
 def left_to_right(model, z, generator):
     """6. Fill the masks of z (B, L) one after the other from the left. Returns a new (B, L).
 
-    Every call of the network serves all rows; given tokens stay.
+    Given tokens stay, and the network sees them from the first call on.
     """
     raise NotImplementedError
 
@@ -62,8 +63,8 @@ def left_to_right(model, z, generator):
 def in_blocks(model, z, block, steps, generator):
     """7. Ancestral sampling of `steps` steps in the first `block` places, then in the next, ...
 
-    z: (B, L), the last block may be shorter. The network always sees all of z, masks to the right
-    included. Returns a new (B, L).
+    z: (B, L), the last block may be shorter. The network always sees all of z, with the masks and
+    the given tokens to the right. Returns a new (B, L).
     """
     raise NotImplementedError
 

@@ -19,8 +19,9 @@ def expected_calls(n_masks, steps):
 
 
 def drop_improbable(p, epsilon):
-    best = p == p.max(dim=-1, keepdim=True).values
-    p = torch.where((p >= epsilon) | best, p, 0.0)
+    keep = p >= epsilon
+    keep.scatter_(-1, p.argmax(dim=-1, keepdim=True), True)
+    p = torch.where(keep, p, 0.0)
     return p / p.sum(dim=-1, keepdim=True)
 
 

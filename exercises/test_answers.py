@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from exercises import exercises
+from mdlm.config import Config
 from toy import (
     MASK,
     TEXTS,
@@ -77,7 +78,9 @@ class Watching:
 
 
 class Indifferent(Watching):
-    """Expects every token alike, in texts of any length."""
+    """Expects every token alike, in texts of up to four tokens."""
+
+    config = Config(context=4)
 
     def features(self, z, t=None):
         self.asked.append(z.clone())
@@ -121,6 +124,9 @@ def test_3_drop_improbable(answers):
     expected = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]).double()
     torch.testing.assert_close(answers.drop_improbable(p, 0.45), expected)
     torch.testing.assert_close(answers.drop_improbable(p, 0.0), p)
+    torch.testing.assert_close(answers.drop_improbable(p[1], 0.45), expected[1])
+    even = torch.full((2, 1, 3), 1 / 3)
+    assert ((answers.drop_improbable(even, 0.5) == 1).sum(-1) == 1).all()
     assert torch.equal(p, before)
 
 
@@ -152,8 +158,10 @@ def test_6_left_to_right(answers):
     assert len(model.asked) == L
     for place, z in enumerate(model.asked):
         assert (z[:, :place] != MASK).all() and (z[:, place:] == MASK).all()
-    z = torch.tensor([[MASK, 2, MASK], [0, MASK, 1]])
-    tokens = answers.left_to_right(MODEL, z, noise())
+    assert torch.equal(tokens, answers.left_to_right(MODEL, masks(), noise()))  # repeatable
+    z, model = torch.tensor([[MASK, 2, MASK], [0, MASK, 1]]), Watching()
+    tokens = answers.left_to_right(model, z, noise())
+    assert torch.equal(model.asked[0], z)
     assert torch.equal(tokens[z != MASK], z[z != MASK]) and (tokens != MASK).all()
     assert (z == MASK).sum() == 3  # the argument is as it was
 
@@ -182,7 +190,9 @@ def test_7_steps_count_in_every_block_and_given_tokens_stay(answers):
     tokens = answers.in_blocks(model, z, 2, 4, noise())
     assert torch.equal(z, before) and (tokens[::2, 3] == 2).all() and (tokens != MASK).all()
     alone = torch.zeros(len(z), dtype=torch.bool)  # was one of the second block ever there alone?
+    assert torch.equal(tokens, answers.in_blocks(Indifferent(), z, 2, 4, noise()))  # repeatable
     for asked in model.asked:
+        assert asked.shape == z.shape and (asked[::2, 3] == 2).all()
         alone |= (asked[:, 2:] != MASK).sum(dim=1) == 1
     assert 0.70 < alone[1::2].float().mean() < 0.80  # both in the same of four steps: 1/4
 
@@ -196,6 +206,7 @@ def test_8_correct(answers):
     before = texts.clone()
     once = answers.correct(MODEL, texts, 1, noise())
     assert torch.equal(texts, before)
+    assert torch.equal(once, answers.correct(MODEL, texts, 1, noise()))  # repeatable
     assert ((once != texts).sum(dim=1) <= 1).all()
     changed = (once != texts).sum(dim=0)
     assert (changed > N / 20).all()  # every place has its turn

@@ -30,13 +30,34 @@ def same_places(model, z, n, generator):
 
 def later_blocks_at_once(model, z, block, steps, generator):
     """Takes several steps in the first block only."""
-    z = z.clone()
+    z, u = z.clone(), torch.rand(z.shape, generator=generator).double()
     for start in range(0, z.shape[1], block):
-        part, n = z[:, : start + block], steps if start == 0 else 1
-        z[:, : start + block] = solutions.in_blocks(model, part, block, n, generator)
+        n = steps if start == 0 else 1
+        for i in range(n):
+            coin = torch.rand(z.shape, generator=generator) < 1 / (n - i)
+            where = (z == model.mask_id) & coin
+            where[:, :start], where[:, start + block :] = False, False
+            if where.any():
+                fill(model, z, where, 0.5, u)
     return z
 
 
+def given_tokens_last(model, z, generator):
+    """Fills a page of masks, and writes each given token in when its turn has come."""
+    u, text = torch.rand(z.shape, generator=generator).double(), torch.full_like(z, model.mask_id)
+    for place in range(z.shape[1]):
+        where = torch.zeros_like(z, dtype=torch.bool)
+        where[:, place] = True
+        fill(model, text, where, 0.5, u)
+        text[:, place] = torch.where(z[:, place] == model.mask_id, text[:, place], z[:, place])
+    return text
+
+
+def unwritten(*_):
+    raise NotImplementedError
+
+
+NAMES = [name for name, f in vars(solutions).items() if callable(f) and name != "fill"]
 MISTAKES = {
     "test_1_cubic_schedule": dict(weight_cubic=lambda t: 3 * (1 - t) ** 2),
     "test_2_expected_calls": dict(expected_calls=lambda n, steps: min(n, steps)),
@@ -59,17 +80,21 @@ def test_a_mistake_is_found(name):
         test(wrong, *arguments)
 
 
+def test_given_tokens_must_be_seen_from_the_first_call_on():
+    with pytest.raises(AssertionError):
+        test_answers.test_6_left_to_right(SimpleNamespace(left_to_right=given_tokens_last))
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_the_unwritten_is_skipped(name):
     test, arguments = getattr(test_answers, name), (2, 4) if "blocks" in name else ()
     with pytest.raises(pytest.skip.Exception):
-        test(test_answers.Answers(exercises), *arguments)
+        test(test_answers.Answers(SimpleNamespace(**dict.fromkeys(NAMES, unwritten))), *arguments)
 
 
 def test_every_exercise_is_in_the_list():
     listed = Path(exercises.__file__).with_name("README.md").read_text(encoding="utf-8")
-    names = [n for n, f in vars(exercises).items() if callable(f)]
-    assert names and all(f"`{name}`" in listed and hasattr(solutions, name) for name in names)
+    assert all(f"`{name}`" in listed and hasattr(exercises, name) for name in NAMES)
 
 
 def test_the_command_that_learners_give_finds_the_tests():
