@@ -17,6 +17,7 @@ hundred, until --val-mb is reached.
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -48,6 +49,10 @@ END_OF_TEXT = "<|endoftext|>"
 FORMAT, VERSION = "mdlm-tokens", 1
 MANIFEST, TOKENIZER = "corpus.json", "tokenizer.json"
 SHARD_NAME = re.compile(r"(train|val)-\d{6}\.bin")
+NOTHING = (
+    "nothing to validate on: no document ends in that last part of the text: prepare it again "
+    "without --separator, or each document as a file of its own"
+)
 AGAIN = "to go on, run the same prepare.py command again (without --restart)"
 MB = 1_000_000
 BLOCK = 2 * MB  # bytes of text encoded at a time
@@ -261,13 +266,17 @@ def byte_length(text):
     return len(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
 
 
-def ends_digest(path, size, n=1 << 16):
-    """SHA-256 of the first and last `n` bytes of a file: tells texts of one size apart."""
+def sample_digest(path, size, n=64, length=4096):
+    """SHA-256 of `n` blocks from all over a file: tells texts of one size apart, nearly always."""
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            start = file.read(n)
-            file.seek(max(0, size - n))
-            return hashlib.sha256(start + file.read(n)).hexdigest()
+            if size <= n * length:
+                digest.update(file.read())
+            for i in range(n if size > n * length else 0):
+                file.seek((size - length) * i // (n - 1))
+                digest.update(file.read(length))
+            return digest.hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -297,7 +306,7 @@ class Files:
         identity = hashlib.sha256()
         for path, size in zip(self.paths, self.sizes, strict=True):
             name = path.relative_to(source) if path != source else path.name
-            identity.update(f"{name}:{size}:{ends_digest(path, size)}\n".encode(errors="replace"))
+            identity.update(f"{name}:{size}:{sample_digest(path, size)}\n".encode(errors="replace"))
         self.identity = identity.hexdigest()
 
     def spans(self, start, end):
@@ -325,8 +334,14 @@ class Files:
         size = min(n_bytes, length) // n_pieces
         for i in range(n_pieces):
             begin = (length - size) * i // max(1, n_pieces - 1)
-            for text, _ in pieces_of(self.spans(begin, begin + size), self.separator):
-                yield text
+            for text, _ in pieces_of(self.spans(begin, begin + size), b""):  # also in documents
+                yield text.replace(self.separator, b"\n") if self.separator else text
+
+    def check(self, val_bytes):
+        """Raise UserError at once, and not after hours, if nothing would be left to validate on."""
+        spans = self.spans(self.split_at(val_bytes), self.total)
+        if not any(text for text, _ in pieces_of(spans, self.separator)):
+            raise UserError(NOTHING)
 
     def jobs(self, shard_bytes, val_bytes):
         """Yields (split, number, spans): what each shard is made of."""
@@ -342,6 +357,9 @@ class Stream:
     def __init__(self, name, column, limit):
         self.name, self.column, self.limit = name, column, limit
         self.total, self.identity = None, f"hf:{name}:{column}:{limit}"
+
+    def check(self, val_bytes):
+        """What a stream leaves to validate on is known when it has been read."""
 
     def documents(self):
         """Yields the text of each row."""
@@ -457,6 +475,7 @@ def prepare(source, folder, arguments):
     manifest = None if arguments.restart else read_manifest(folder)
     if manifest is None:
         check_place(folder / TOKENIZER)
+        source.check(arguments.val_mb * MB)
         there = [path for path in (folder / TOKENIZER, *shard_files(folder)) if path.exists()]
         if there and not arguments.restart:
             raise UserError(
@@ -475,11 +494,16 @@ def prepare(source, folder, arguments):
             shards=[],
         )
         save_manifest(folder, manifest)
+        arguments.restart = False  # it has begun: from here on one goes on
     elif manifest["settings"] != settings:
         raise UserError(
             f"{folder} holds another text, or was made with other options: choose another --out, "
             "or replace it with --restart"
         )
+    for left in folder.glob("*.tmp"):  # half written by a worker that was killed
+        if SHARD_NAME.match(left.name):
+            with contextlib.suppress(OSError):
+                left.unlink()
     check_tokenizer(folder, manifest)
     dtype = token_dtype(BPETokenizer.load(folder / TOKENIZER).vocab_size)
     whole = [shard for shard in manifest["shards"] if is_whole(folder, shard, dtype)]
@@ -644,10 +668,7 @@ def main(argv=None):
         manifest = prepare(source, folder, arguments)
         _, train, val, train_bytes, val_bytes = open_tokens(folder)
         if not len(val):
-            raise UserError(
-                "nothing to validate on: no document ends in that last part of the text: prepare "
-                "it again without --separator, or each document as a file of its own"
-            )
+            raise UserError(NOTHING)
     except UserError as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2
@@ -655,7 +676,8 @@ def main(argv=None):
         print(f"prepare.py: a worker was killed; {AGAIN}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"prepare.py: stopped; {AGAIN}", file=sys.stderr)
+        again = "nothing has been replaced yet" if arguments.restart else AGAIN
+        print(f"prepare.py: stopped; {again}", file=sys.stderr)
         return 130
     seconds, n_bytes = time.perf_counter() - start, train_bytes + val_bytes
     print(

@@ -77,7 +77,8 @@ def join_processes():
         if n_processes > n_gpus:
             raise UserError(f"{n_processes} processes, but {n_gpus} GPU(s): one process for each")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    has_nccl = torch.distributed.is_nccl_available()  # not on Windows
+    torch.distributed.init_process_group("nccl" if cuda and has_nccl else "gloo")
     return torch.distributed.get_rank()
 
 

@@ -139,14 +139,19 @@ def cpu_has_bfloat16():
 def pick_device():
     """The best device of this machine: a CUDA GPU, else Apple's (MPS), else the CPU.
 
-    A GPU older than all that this PyTorch has been built for does not count.
+    A GPU that this PyTorch has no code for, because it is too old or too new, does not count.
     """
     import torch
 
     if torch.cuda.is_available():
-        built_for = [name[3:].rstrip("af") for name in torch.cuda.get_arch_list() if "sm_" in name]
-        major, minor = torch.cuda.get_device_capability()
-        if 10 * major + minor >= min(map(int, built_for), default=0):
+        own = torch.cuda.get_device_capability()
+        runs = []  # for each kind of code: "sm_86" runs on 8.6 to 8.9, "compute_90" from 9.0 on
+        for name in torch.cuda.get_arch_list():
+            kind, _, number = name.partition("_")
+            if number:  # AMD's have none
+                built_for = divmod(int(number.rstrip("af")), 10)
+                runs.append(built_for <= own and (kind == "compute" or built_for[0] == own[0]))
+        if any(runs) or not runs:
             return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -163,6 +163,7 @@ def add_up(tensors, device):
     """Replace each tensor by its sum over all processes, all in one message."""
     if rank_and_world()[1] == 1:
         return
+    device = "cpu" if device.type == "mps" else device  # gloo sends nothing from there
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors]).to(device)
     dist.all_reduce(flat)
     for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
@@ -406,6 +407,10 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
         restore_run(run)
     else:
         run.replaces = True
+    steps = torch.tensor([float(run.step)])
+    add_up([steps], run.device)
+    if steps.item() != world * run.step:
+        raise UserError(f"the processes do not see the same files in {folder}: share that folder")
     options = dict(total=config.steps, initial=run.step, unit="step", leave=False)
     with tqdm(**options, mininterval=0.5, disable=rank > 0) as bar, stop_button() as stopped:
         stop, look = False, functools.partial(show_part, bar)

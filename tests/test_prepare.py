@@ -122,6 +122,12 @@ def test_another_text_of_the_same_size_is_another_text(tmp_path, capsys):
         assert run(tmp_path / "t.txt", "--out", out, "--vocab-size=300") == 0
         digests.append(prepare.open_tokens(out)[1].digest)
     assert digests[0] != digests[1]
+    text = bytearray(b"abcdefgh " * 200_000)
+    (tmp_path / "t").write_bytes(text)
+    before = prepare.Files(tmp_path / "t", "").identity
+    text[900_000:930_000] = b"x" * 30_000  # far from both ends
+    (tmp_path / "t").write_bytes(text)
+    assert prepare.Files(tmp_path / "t", "").identity != before
     capsys.readouterr()
     assert run(tmp_path / "t.txt", "--out", tmp_path / "1", "--vocab-size=300") == 2
     assert "holds another text" in capsys.readouterr().err
@@ -133,6 +139,15 @@ def test_the_sample_is_spread_over_the_training_part(tmp_path):
     numbers = [int(n) for part in parts for n in re.findall(rb"w(\d{5})", part)]
     assert min(numbers) == 0 and 8_500 < max(numbers) < 9_010
     assert len({n // 2000 for n in numbers}) == 5
+
+
+def test_the_sample_comes_from_within_long_documents_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "MB", 1000)
+    text = "|".join("".join(f"{d}{i:05} " for i in range(2000)) for d in "abc")
+    (tmp_path / "t.txt").write_text(text)
+    parts = list(prepare.Files(tmp_path / "t.txt", "|").sample(6_000, 7_000))
+    sizes = {d: b"".join(parts).count(d) for d in (b"a", b"b", b"c")}
+    assert all(200 < n < 500 for n in sizes.values()) and not any(b"|" in part for part in parts)
 
 
 class Rows:
@@ -169,7 +184,8 @@ def test_what_was_read_before_the_network_failed_is_kept(tmp_path, monkeypatch, 
     assert prepare.open_tokens(tmp_path / "o")[1].digest == whole.digest
 
 
-def test_a_text_with_nothing_to_validate_on_is_refused(tmp_path, capsys):
+def test_a_text_with_nothing_to_validate_on_is_refused_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "learn_vocabulary", None)  # it does not come to that
     (tmp_path / "t.txt").write_text("one story|" + some_text(3000), encoding="utf-8")
     command = [tmp_path / "t.txt", "--out", tmp_path / "o", "--vocab-size=300", "--separator=|"]
     assert run(*command) == 2
@@ -329,6 +345,30 @@ def test_interrupted_it_does_only_what_is_left(tmp_path, monkeypatch):
     assert run(*command) == 130
     with pytest.raises(UserError, match="not finished"):
         prepare.open_tokens(tmp_path / "out")
+
+
+def test_interrupted_before_anything_was_replaced_it_says_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "text.txt").write_text(some_text(9000), encoding="utf-8")
+    command = [tmp_path / "text.txt", "--out", tmp_path / "out", "--vocab-size=300"]
+    assert run(*command) == 0
+    left, mine = tmp_path / "out" / "train-000000.bin.1.tmp", tmp_path / "out" / "mine.tmp"
+    left.touch()
+    mine.touch()
+
+    usual = prepare.learn_vocabulary
+
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "learn_vocabulary", press)
+    assert run(*command, "--restart") == 130
+    assert "nothing has been replaced" in capsys.readouterr().err
+    assert run(*command) == 0  # there is nothing to learn
+    assert mine.exists() and not left.exists()
+    monkeypatch.setattr(prepare, "learn_vocabulary", usual)
+    monkeypatch.setattr(prepare, "write_shard", press)
+    assert run(*command, "--restart") == 130
+    assert "without --restart" in capsys.readouterr().err
 
 
 def test_what_it_has_not_made_it_leaves_alone(tmp_path, capsys):

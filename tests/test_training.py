@@ -575,6 +575,9 @@ def test_each_device_gets_what_suits_it(name, has, expected, monkeypatch, tmp_pa
 MACHINES = [  # (capability of the CUDA GPU, MPS, instructions of the CPU, threads, preset)
     ((7, 5), False, {}, 2, "cuda"),
     ((12, 1), False, {}, 2, "cuda"),
+    ((8, 6), False, {}, 2, "cuda"),
+    ((8, 0), False, {}, 2, "small"),  # its own code is for 8.6
+    ((10, 0), False, {}, 2, "small"),  # newer than the code for 9.0, older than the portable code
     ((7, 0), False, {}, 2, "small"),  # older than the code in this PyTorch
     (None, True, {}, 2, "cpu"),
     (None, False, dict(avx2=True, avx512_bf16=True), 2, "cpu"),
@@ -588,7 +591,9 @@ MACHINES = [  # (capability of the CUDA GPU, MPS, instructions of the CPU, threa
 def test_each_machine_gets_the_preset_that_suits_it(cuda, mps, has, threads, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90a", "sm_75", "compute_120"])
+    monkeypatch.setattr(
+        torch.cuda, "get_arch_list", lambda: ["sm_90a", "sm_75", "sm_86", "compute_120"]
+    )
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
