@@ -135,6 +135,14 @@ def write_atomically(path, data):
             temporary.unlink()
 
 
+def remove_half_written(folder, is_ours):
+    """Remove what a killed process left of `write_atomically`: files whose name `is_ours`."""
+    for left in Path(folder).glob("*.tmp"):
+        if is_ours(left.name):
+            with contextlib.suppress(OSError):  # on Windows a virus scanner may be reading it
+                left.unlink()
+
+
 def check_place(path):
     """Raise UserError now if a file could not be written to `path` after hours of work."""
     place = plain_file(path)
@@ -367,7 +375,9 @@ class BPETokenizer:
 
     def __eq__(self, other):
         """Whether the two turn every text into the same ids."""
-        return isinstance(other, BPETokenizer) and self.to_json() == other.to_json()
+        if not isinstance(other, BPETokenizer):
+            return NotImplemented
+        return (self.merges, self.special_ids) == (other.merges, other.special_ids)
 
     def to_json(self):
         """The tokenizer as JSON text, one merge a line, each with the token that it makes."""

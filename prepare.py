@@ -17,7 +17,6 @@ hundred, until --val-mb is reached.
 """
 
 import argparse
-import contextlib
 import hashlib
 import itertools
 import json
@@ -42,6 +41,7 @@ from bpe_tokenizer import (
     UserError,
     check_place,
     print_anything,
+    remove_half_written,
     write_atomically,
 )
 
@@ -268,13 +268,11 @@ def byte_length(text):
 
 def sample_digest(path, size, n=64, length=4096):
     """SHA-256 of `n` blocks from all over a file: tells texts of one size apart, nearly always."""
-    digest = hashlib.sha256()
+    digest, step = hashlib.sha256(), max(length, (size - length) // (n - 1))
     try:
         with path.open("rb") as file:
-            if size <= n * length:
-                digest.update(file.read())
-            for i in range(n if size > n * length else 0):
-                file.seek((size - length) * i // (n - 1))
+            for start in range(0, size, step):  # a short file as a whole; of all, both ends
+                file.seek(start)
                 digest.update(file.read(length))
             return digest.hexdigest()
     except OSError as error:
@@ -500,10 +498,7 @@ def prepare(source, folder, arguments):
             f"{folder} holds another text, or was made with other options: choose another --out, "
             "or replace it with --restart"
         )
-    for left in folder.glob("*.tmp"):  # half written by a worker that was killed
-        if SHARD_NAME.match(left.name):
-            with contextlib.suppress(OSError):
-                left.unlink()
+    remove_half_written(folder, SHARD_NAME.match)
     check_tokenizer(folder, manifest)
     dtype = token_dtype(BPETokenizer.load(folder / TOKENIZER).vocab_size)
     whole = [shard for shard in manifest["shards"] if is_whole(folder, shard, dtype)]

@@ -25,7 +25,14 @@ import safetensors.torch
 import torch
 from tqdm import tqdm
 
-from bpe_tokenizer import BPETokenizer, UserError, check_place, rename, write_atomically
+from bpe_tokenizer import (
+    BPETokenizer,
+    UserError,
+    check_place,
+    remove_half_written,
+    rename,
+    write_atomically,
+)
 from mdlm.config import Config, pick_device
 from mdlm.model import DiffusionTransformer
 
@@ -174,10 +181,7 @@ def make_ready(run):
     Removes what a run that was killed has left half written.
     """
     check_place(run.older_path)
-    for left in run.path.parent.glob("*.tmp"):
-        if left.name.startswith(f"{run.path.stem}."):
-            with contextlib.suppress(OSError):  # on Windows a virus scanner may be reading it
-                left.unlink()
+    remove_half_written(run.path.parent, lambda name: name.startswith(f"{run.path.stem}."))
 
 
 def save_run(run):

@@ -80,10 +80,10 @@ class Corpus:
 
     def digest(self):
         """Tells this text, both parts of it, from every other."""
-        parts = self.train, self.val
-        if isinstance(self.train, Shards):
-            return "-".join(part.digest for part in parts)
-        return "-".join(hashlib.sha256(part.tobytes()).hexdigest() for part in parts)
+        return "-".join(
+            part.digest if isinstance(part, Shards) else hashlib.sha256(part.tobytes()).hexdigest()
+            for part in (self.train, self.val)
+        )
 
 
 def tokenize(train_text, val_text, tokenizer):

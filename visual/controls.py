@@ -197,6 +197,11 @@ def handle_prompt(state, verb, argument):
     return replace(state, settings=settings, draft=None, request="run")
 
 
+def within(value, lowest, highest, now):
+    """The value, kept between two bounds that do not exclude what the command line has set."""
+    return min(max(value, min(lowest, now)), max(highest, now))
+
+
 def handle_setting(state, verb, argument):
     """Choosing a setting of the next run, and changing it."""
     if verb == "pick" and argument in FIELDS:
@@ -211,12 +216,11 @@ def handle_setting(state, verb, argument):
         value = 2 ** (
             math.floor(math.log2(value)) + 1 if sign > 0 else math.ceil(math.log2(value)) - 1
         )
-        value = min(max(round(value), 1), max(4096, state.settings.steps))
+        value = within(round(value), 1, 4096, state.settings.steps)
     elif name == "temperature":
-        lowest, highest = min(0.1, value), max(3.0, value)
-        value = min(max(round(value + 0.1 * sign, 1), lowest), highest)
+        value = within(round(value + 0.1 * sign, 1), 0.1, 3.0, value)
     elif name == "top_p":
-        value = min(max(round(value + 0.05 * sign, 2), min(0.05, value)), 1.0)
+        value = within(round(value + 0.05 * sign, 2), 0.05, 1.0, value)
     elif name == "sampler":
         names = list(SAMPLERS)
         value = names[(names.index(value) + sign) % len(names)]
