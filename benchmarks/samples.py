@@ -89,8 +89,10 @@ def report(path, twin_path):
     lines = [
         f"# Samples of {name}",
         f"Written by `python benchmarks/samples.py`: ancestral sampling, {STEPS} steps, "
-        "temperature 1, all of the distribution unless it says top-p, seeds fixed, nothing chosen "
-        "and nothing edited.",
+        "temperature 1, seeds fixed, nothing chosen and nothing edited. Each row of the table is "
+        f"{N} texts, to be compared with real ones of the same length. The longest copy is the "
+        "longest piece of a text that stands verbatim in the training text. Texts with top-p (the "
+        "least likely tokens left out) and those of the twin are only counted, not shown.",
         "| | distinct words | distinct word pairs "
         "| longest copy, characters: median | mean | most |\n"
         "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows),

@@ -106,7 +106,7 @@ PRESETS = {
         dropout=0.1,
         ema=0.999,
     ),
-    "shipped": dict(  # the model in checkpoints/: an hour and a half on 2 cores without bfloat16
+    "shipped": dict(  # the model in checkpoints/: 100 minutes on 2 cores without bfloat16
         vocab_size=8192,
         context=256,
         n_layers=4,
