@@ -16,10 +16,11 @@ def weight_cubic(t):
     raise NotImplementedError
 
 
-def expected_calls(n_masks, steps):
+def expected_calls(n_masks, alpha):
     """2. How many of the steps reveal something, on average, and so need the network.
 
-    alpha_t = 1 - t, n_masks tokens, `steps` steps. Returns a number of at most `steps`.
+    alpha: (T + 1,) float64, the values of alpha_t before and after each of the T steps, from 0 up
+    to 1. n_masks: the number of tokens. Returns a number of at most T.
     """
     raise NotImplementedError
 
@@ -36,7 +37,7 @@ def bound_from_counts(mean_nats):
     """4. The NELBO of a text from its cross-entropies at every number of masks.
 
     mean_nats: (L,), for k = 1..L the *mean* cross-entropy of one masked token when k are masked.
-    (Mind the difference to S_k, which is the sum over the k tokens.) Returns nats.
+    (Mind the difference to S_k of the guide's section 5, the sum over the k tokens.) Returns nats.
     """
     raise NotImplementedError
 

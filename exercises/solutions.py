@@ -13,9 +13,9 @@ def weight_cubic(t):
     return 3 * (1 - t) ** 2 / (1 - (1 - t) ** 3)
 
 
-def expected_calls(n_masks, steps):
-    # each token comes in one of the steps, all alike: a step is idle if all tokens miss it
-    return steps * (1 - (1 - 1 / steps) ** n_masks)
+def expected_calls(n_masks, alpha):
+    # a token comes in a step with the chance by which alpha grows: it is idle if all miss it
+    return (1 - (1 - alpha.diff()) ** n_masks).sum().item()
 
 
 def drop_improbable(p, epsilon):

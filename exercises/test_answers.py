@@ -108,12 +108,15 @@ def test_1_cubic_schedule(answers):
 
 
 def test_2_expected_calls(answers):
-    assert answers.expected_calls(1, 50) == pytest.approx(1)
-    assert answers.expected_calls(50, 1) == pytest.approx(1)
-    assert answers.expected_calls(2, 2) == pytest.approx(1.5)
-    steps = torch.randint(100, (5000, 128), generator=noise())
-    drawn = sum(len(row.unique()) for row in steps) / len(steps)
-    assert answers.expected_calls(128, 100) == pytest.approx(drawn, rel=0.005)
+    even = [torch.linspace(0, 1, T + 1, dtype=torch.float64) for T in (1, 2, 50, 100)]
+    assert answers.expected_calls(1, even[2]) == pytest.approx(1)
+    assert answers.expected_calls(50, even[0]) == pytest.approx(1)
+    assert answers.expected_calls(2, even[1]) == pytest.approx(1.5)
+    for alpha in (even[3], even[3] ** 3):  # alpha_t = 1 - t, and (1 - t)^3
+        comes = torch.rand(5000, 128, generator=noise(), dtype=torch.float64)  # alpha at that time
+        steps = torch.searchsorted(alpha, comes)
+        drawn = sum(len(row.unique()) for row in steps) / len(steps)
+        assert answers.expected_calls(128, alpha) == pytest.approx(drawn, rel=0.005)
 
 
 def test_3_drop_improbable(answers):

@@ -60,7 +60,9 @@ def unwritten(*_):
 NAMES = [name for name, f in vars(solutions).items() if callable(f) and name != "fill"]
 MISTAKES = {
     "test_1_cubic_schedule": dict(weight_cubic=lambda t: 3 * (1 - t) ** 2),
-    "test_2_expected_calls": dict(expected_calls=lambda n, steps: min(n, steps)),
+    "test_2_expected_calls": dict(
+        expected_calls=lambda n, alpha: (len(alpha) - 1) * (1 - (1 - 1 / (len(alpha) - 1)) ** n)
+    ),
     "test_3_drop_improbable": dict(drop_improbable=lambda p, e: torch.where(p < e, 0.0, p)),
     "test_4_bound_from_counts": dict(bound_from_counts=lambda m: m.mean() * len(m) / 2),
     "test_5_mixture_nats": dict(mixture_nats=lambda nats: -(-nats).exp().mean().log()),

@@ -111,3 +111,11 @@ def test_modules_are_what_the_notebooks_export(tmp_path, monkeypatch):
             for p in (path, tmp_path / "mdlm" / path.name)
         )
         assert code == exported
+
+
+def test_time_conditioning_begins_as_the_network_without_it():
+    plain = DiffusionTransformer(Config(**TINY)).eval()
+    timed = DiffusionTransformer(Config(**TINY, time_conditioning=True)).eval()
+    timed.load_state_dict(plain.state_dict(), strict=False)
+    z = torch.randint(300, (2, 16))
+    torch.testing.assert_close(timed.features(z, torch.tensor([0.2, 0.9])), plain.features(z))

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ import prepare
 import train
 from bpe_tokenizer import MASK, BPETokenizer, UserError
 from mdlm.config import Config
-from mdlm.corpus import Corpus, prepare_corpus, windows
+from mdlm.corpus import Corpus, load_parts, prepare_corpus, windows
 from mdlm.training import Run, evaluate, training_step
 
 ROOT = Path(__file__).parent.parent
+WORK = prepare.work  # that of several processes
 WORDS = re.split(" ", "And the sons of Noah, that went forth; it's 40 days' rain — über Ψ ★ 大地\n")
 TOKENIZER = BPETokenizer.train(" ".join(WORDS) * 50, 400, (prepare.END_OF_TEXT, MASK))
 
@@ -411,10 +413,15 @@ DAMAGES = {
     "empty manifest": lambda f: (f / prepare.MANIFEST).write_bytes(b""),
     "not JSON": lambda f: (f / prepare.MANIFEST).write_bytes(b"\x80\x02}q"),
     "deep JSON": lambda f: (f / prepare.MANIFEST).write_text("[" * 100_000),
-    "another place": lambda f: damage_manifest(f, file="../../secret.bin"),
-    "a negative length": lambda f: damage_manifest(f, tokens=-1),
-    "a length of another type": lambda f: damage_manifest(f, tokens="9"),
     "a forged length": lambda f: damage_manifest(f, tokens=10**15),
+}
+FORGERIES = {
+    "another place": (dict(file="../secret.bin"), "strange name"),
+    "another file": (dict(file="train-000000.bin.bak"), "strange name"),
+    "a negative length": (dict(tokens=-1), "a length that is none"),
+    "a length of another type": (dict(tokens="9"), "a length that is none"),
+    "a negative number of bytes": (dict(bytes=-1), "a length that is none"),
+    "another part": (dict(split="test"), "an entry that is none"),
 }
 
 
@@ -429,6 +436,20 @@ def test_damaged_tokens_get_one_line(damage, tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "Traceback" not in message
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_manifest_is_checked_entry_by_entry(forgery, tmp_path):
+    (tmp_path / "text.txt").write_text(some_text(9000), encoding="utf-8")
+    out = tmp_path / "tokens"
+    assert run(tmp_path / "text.txt", "--out", out, "--vocab-size=300") == 0
+    whole = (out / "train-000000.bin").read_bytes()
+    (tmp_path / "secret.bin").write_bytes(whole)  # there, and with the right digest
+    (out / "train-000000.bin.bak").write_bytes(whole)
+    changes, message = FORGERIES[forgery]
+    damage_manifest(out, **changes)
+    with pytest.raises(UserError, match=message):
+        prepare.open_tokens(out)
 
 
 def test_mistakes_get_one_line(tmp_path, capsys):
@@ -465,3 +486,42 @@ def test_mistakes_get_one_line(tmp_path, capsys):
         manifest = json.loads((out / prepare.MANIFEST).read_text()) | {"complete": False}
         (out / prepare.MANIFEST).write_text(json.dumps(manifest))
         prepare.open_tokens(out)
+
+
+def test_what_was_read_is_finished_before_the_network_failed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
+    monkeypatch.setattr(prepare, "write_shard", lambda job: job)
+
+    def jobs():
+        yield from (1, 2, 3)
+        raise UserError("no network")
+
+    done, arguments = [], types.SimpleNamespace(workers=2, separator="")
+    with pytest.raises(UserError, match="no network"):
+        for entry in WORK(jobs(), tmp_path, arguments):
+            done.append(entry)
+    assert sorted(done) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("option", ["--sample-mb=7", "--shard-mb=5", "--val-mb=2", "--separator=|"])
+def test_with_other_options_it_does_not_go_on(option, tmp_path, capsys):
+    (tmp_path / "t.txt").write_text(some_text(3000) + "|", encoding="utf-8")
+    command = [tmp_path / "t.txt", "--out", tmp_path / "o", "--vocab-size=300"]
+    assert run(*command) == 0 and run(*command, option) == 2
+    assert "made with other options" in capsys.readouterr().err
+
+
+def test_every_setting_of_a_stream_is_in_its_identity():
+    asked = [("x", "text", 1), ("y", "text", 1), ("x", "story", 1), ("x", "text", 2)]
+    assert len({prepare.Stream(*each).identity for each in asked}) == 4
+
+
+def test_the_parts_of_a_folder_are_its_text_and_nothing_else(tmp_path):
+    stories = [some_text(40, seed).strip("\n") for seed in range(200)]
+    (tmp_path / "s.txt").write_text("\n%%\n".join(stories), encoding="utf-8", newline="")
+    command = ["--out", tmp_path / "o", "--separator=%%", "--vocab-size=300"]
+    assert run(tmp_path / "s.txt", *command) == 0
+    train_text, val_text = load_parts(str(tmp_path / "o"))
+    assert len(train_text) > len(val_text) > 0
+    assert (train_text + val_text).split() == "".join(stories).split()
+    assert len(load_parts(str(tmp_path / "o"), most=9)[0]) < len(train_text)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -28,7 +29,7 @@ import saving
 import train as command_line
 from bpe_tokenizer import MASK, BPETokenizer, UserError, check_place, write_atomically
 from mdlm.config import Config
-from mdlm.corpus import prepare_corpus, tokenize
+from mdlm.corpus import corpus_of, prepare_corpus, tokenize
 from mdlm.diffusion import diffusion_loss, nelbo
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import adjust, draw, sample
@@ -694,3 +695,66 @@ def test_extreme_shapes_train_and_come_back(name, tmp_path):
     if not config.causal:
         same = sample(again.model, z, 4, torch.Generator().manual_seed(0)).tokens
         assert torch.equal(same, tokens)
+
+
+def test_a_state_cannot_run_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    buffer = io.BytesIO()
+    torch.save({"step": Bomb()}, buffer)
+    data, path = buffer.getvalue(), tmp_path / "x.resume.pt"
+    path.write_bytes(data + hashlib.sha256(data).digest())  # anyone can compute a digest
+    with pytest.raises(UserError, match="no state of a training"):
+        read_state(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bytes_are_on_the_disk_before_the_old_file_loses_its_name(tmp_path, monkeypatch):
+    done, replace = [], Path.replace
+
+    def renamed(old, new):
+        done.append("renamed")
+        return replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_size))
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomically(tmp_path / "file", b"12345")
+    assert done == [5, "renamed"]
+
+
+def test_a_merge_must_make_the_token_that_it_says(corpus, tmp_path):
+    whole = json.loads(corpus.tokenizer.to_json())
+    whole["merges"][3][0] += 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(UserError, match="another token than it says"):
+        BPETokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_a_checkpoint_is_not_measured_on_another_text(tmp_path):
+    path = tmp_path / "novel.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    config = Config(**{**TINY, "corpus": str(path)})
+    tokenizer = prepare_corpus(config).tokenizer
+    assert corpus_of(config, tokenizer).tokenizer == tokenizer
+    path.write_text("zebra crossing " * 4000, encoding="utf-8")
+    with pytest.raises(UserError, match="not the text"):
+        corpus_of(config, tokenizer)
+
+
+def test_processes_that_see_other_files_are_told_so(corpus, tmp_path, monkeypatch):
+    config = Config(**{**TINY, "steps": 4, "accumulation": 2})
+    train(config, corpus, tmp_path, CPU)
+    monkeypatch.setattr(mdlm.training, "rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(mdlm.training, "add_up", lambda *_: None)  # the other one is at step 0
+    with pytest.raises(UserError, match="share that folder"):
+        train(config, corpus, tmp_path, CPU)
+
+
+def test_the_facts_of_a_run_are_counted(corpus, tmp_path):
+    run = train(Config(**{**TINY, "steps": 4, "accumulation": 3}), corpus, tmp_path, CPU)
+    facts = load_checkpoint(run.path, "cpu")[2]
+    weights = safetensors.torch.load_file(run.path)
+    assert facts["history"][-1]["tokens"] == 4 * 6 * 32  # steps, texts, places
+    assert facts["parameters"] == sum(w.numel() for w in weights.values())

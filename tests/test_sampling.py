@@ -356,6 +356,16 @@ def test_twin_draws_from_what_it_says_given_all_before(twin, in_float32):
     torch.testing.assert_close(result.probability, expected, rtol=1e-3, atol=1e-6)
 
 
+@torch.no_grad()
+def test_the_twin_draws_from_the_distribution_that_it_is_trained_on(twin, in_float32):
+    for p in twin.parameters():
+        p.data *= 3
+    result = sample_twin(twin, torch.full((3, 16), twin.mask_id), torch.Generator().manual_seed(0))
+    nats = next_token_nats(twin, result.tokens).double()
+    written = -result.probability.log().sum(dim=1)
+    torch.testing.assert_close(written, nats, rtol=1e-4, atol=1e-3)
+
+
 def test_twin_writes_from_left_to_right(twin):
     z = torch.full((3, 16), twin.mask_id)
     z[:, :4] = 7

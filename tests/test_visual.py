@@ -27,7 +27,13 @@ import sample_visual
 from bpe_tokenizer import BPETokenizer, UserError
 from mdlm.config import Config
 from mdlm.model import DiffusionTransformer
-from mdlm.sampling import sample, sample_remask
+from mdlm.sampling import (
+    sample,
+    sample_confident,
+    sample_first_hitting,
+    sample_plain,
+    sample_remask,
+)
 from saving import save_checkpoint
 from visual.controls import FIELDS, KEYS, VIEWS, State, advance, commands_of, handle, key_of
 from visual.drawing import Fonts
@@ -1057,3 +1063,35 @@ def test_a_video_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(imageio_ffmpeg, "write_frames", fails)
     with pytest.raises(UserError, match="No ffmpeg exe"):
         save(tmp_path / "x.mp4", made_up("abc"), State(), (200, 100), n_frames=2)
+
+
+EXPECTED = {
+    "ancestral": sample,
+    "plain": sample_plain,
+    "first-hitting": sample_first_hitting,
+    "confident": sample_confident,
+    "remask": sample_remask,
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_sampler_asked_for_is_the_one_that_runs(name, checkpoint, model, tokenizer, tmp_path):
+    path = str(tmp_path / "run.safetensors")
+    assert sample_visual.main([checkpoint, "--save", path, "--steps", "6", "--sampler", name]) == 0
+    run, z = load_record(path), torch.full((1, 40), tokenizer.mask_id)
+    drawn = EXPECTED[name](model, z, 6, generator=torch.Generator().manual_seed(1))
+    assert run.settings.sampler == name and run.states[-1].tolist() == drawn.tokens[0].tolist()
+    assert len(run.belief_step)  # a recording keeps what the model believed
+
+
+def test_an_animation_goes_from_the_first_step_to_the_last(record, tmp_path, monkeypatch):
+    shown = []
+
+    def watched(record, state, *more):
+        shown.append(state.at)
+        return picture(record, state, *more)
+
+    monkeypatch.setattr("visual.files.picture", watched)
+    save(tmp_path / "out.gif", record, State(), (300, 200), n_frames=4)
+    save(tmp_path / "out.png", record, State(), (300, 200), at=0.5)
+    assert shown == pytest.approx([0, 8, 16, 24, 12])
