@@ -58,7 +58,8 @@ def sample_twin(model, z, generator=None, **knobs):
 # %% ../twin.ipynb #eefacecf
 @torch.no_grad()
 def nats_along(model, x, orders):
-    """-log p of a text written in the given orders, in nats: exact for each of them.
+    """-log p of a text written in the given orders, in nats. Exact for each of them, without time
+    conditioning: with it, each grid of times is a sampler of its own.
 
     x: (L,) token ids; orders: (K, L), in each row the places 0..L-1 in some order. Returns (K,).
     """
