@@ -5,11 +5,13 @@ import io
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
+import torch
 from tqdm import tqdm
 
 
-def without_bar(function, *arguments):
-    """Call it, its progress bar going nowhere: it would overwrite the one of all runs."""
+def one_of(jobs, function, *arguments):
+    """Call it with its share of the threads, its progress bar going nowhere."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     with contextlib.redirect_stderr(io.StringIO()):
         return function(*arguments)
 
@@ -22,7 +24,7 @@ def run_apart(calls, jobs=1):
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1)
     try:
-        waiting = {pool.submit(without_bar, *call): call for call in calls}
+        waiting = {pool.submit(one_of, jobs, *call): call for call in calls}
         for done in tqdm(as_completed(waiting), total=len(calls), unit="run"):
             yield waiting[done], done.result()
     finally:

@@ -70,9 +70,9 @@ def run_once(corpus, causal, steps, seed):
 
 
 def best(curves, causal, seed):
-    """(bits per byte, epochs) of a model's best moment in all of its runs with one seed."""
+    """(bits per byte, epochs, error) of a model's best moment in all its runs with one seed."""
     own = [c for c in curves if c["causal"] == causal and c["seed"] == seed]
-    return min(pair for c in own for pair in zip(c["bpb"], c["epochs"], strict=True))
+    return min(pair for c in own for pair in zip(c["bpb"], c["epochs"], c["error"], strict=True))
 
 
 def draw(curves, seeds):
@@ -108,13 +108,13 @@ def main(argv=None):
         write_atomically(RESULTS, json.dumps(curves, indent=1).encode())
     for seed in arguments.seeds:
         for causal, name in ((True, "twin"), (False, "diffusion")):
-            bpb, epochs = best(curves, causal, seed)
-            print(f"seed {seed}: {name} at best {bpb:.3f} after {epochs:.0f} epochs")
+            bpb, epochs, error = best(curves, causal, seed)
+            print(f"seed {seed}: {name} at best {bpb:.3f} ± {error:.3f} after {epochs:.0f} epochs")
     draw(curves, arguments.seeds)
     for causal, name in ((True, "twin"), (False, "diffusion")):
         points = np.array([best(curves, causal, seed) for seed in arguments.seeds])
-        mean, spread = points[:, 0].mean(), points[:, 0].std(ddof=1) if len(points) > 1 else 0.0
-        print(f"| {name} | {points[:, 1].mean():.0f} | {mean:.3f} ± {spread:.3f} |")
+        spread = f" ± {points[:, 0].std(ddof=1):.3f}" if len(points) > 1 else ", one seed"
+        print(f"| {name} | {points[:, 1].mean():.0f} | {points[:, 0].mean():.3f}{spread} |")
     return 0
 
 

@@ -9,8 +9,8 @@ The base is the CPU preset. The budget is the time that a number of its steps ta
 steps take twice as long gets half as many, and its learning rate falls over just these. What a run
 learns depends on its steps, not on the machine. So the times are those of the machine where
 `--time` was run, say a 2-core CPU, and the training may be done on another one, such as a GPU, with
-`--jobs` runs side by side. All results are kept in quality.json; tables of them are printed and
-written to quality.md.
+`--jobs` runs side by side. Results are kept in runs/quality.json, which begins as a copy of the
+one that is here; tables of them are printed and written to runs/quality.md.
 """
 
 import argparse
@@ -35,7 +35,8 @@ from mdlm import diffusion, model, training  # noqa: E402
 from mdlm.config import Config  # noqa: E402
 from mdlm.corpus import prepare_corpus  # noqa: E402
 
-RESULTS = Path(__file__).with_name("quality.json")
+RESULTS = ROOT / "runs" / "quality.json"
+OURS = Path(__file__).with_name("quality.json")
 
 
 # -- changes that are no setting of Config: each replaces a part of the package for one run
@@ -283,11 +284,11 @@ on one with AVX512-BF16; 3,000 are the whole run of the preset. To make a run:
 """
 
 
-def keep(results):
-    """Write quality.json, and the tables of all runs to quality.md."""
-    write_atomically(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+def keep(results, path):
+    """Write the results, and beside them a page with the tables of all runs."""
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
     page = HEAD + tables(results) + "\n"
-    write_atomically(RESULTS.with_suffix(".md"), page.encode("utf-8"))
+    write_atomically(path.with_suffix(".md"), page.encode("utf-8"))
 
 
 def timed_as(name):
@@ -311,7 +312,7 @@ def run_all(names, arguments, results):
             results["seconds"].clear()
         for (_, name), seconds in run_apart([(time_step, name) for name in names]):
             results["seconds"][timed_as(name)] = seconds
-            keep(results)
+            keep(results, arguments.results)
         return
 
     def steps_of(name):
@@ -322,7 +323,7 @@ def run_all(names, arguments, results):
     for (_, name, _), result in run_apart(calls, arguments.jobs):
         row = dict(name=name, budget=arguments.steps) | result
         results["runs"][f"{name}, {arguments.steps}"] = row
-        keep(results)
+        keep(results, arguments.results)
 
 
 def main(argv=None):
@@ -335,13 +336,13 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=2000, help="of the base (default: 2000)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--list", action="store_true", help="name the runs and stop")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.list:
         print("\n".join(VARIANTS))
         return 0
-    results = {"seconds": {}, "runs": {}}
-    if RESULTS.exists():
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    begun = arguments.results if arguments.results.exists() else OURS
+    results = json.loads(begun.read_text(encoding="utf-8"))
     names = arguments.names or list(VARIANTS)
     try:
         for name in names:

@@ -73,7 +73,10 @@ def one_long_line(megabytes):
         f"one line of {megabytes} MB: learned and encoded in {seconds:.0f} s, {len(ids):,} tokens, "
         f"{held:,.0f} MB more held"
     )
-    return tokenizer.decode_bytes(ids) == line.encode()
+    back = tokenizer.decode_bytes(ids) == line.encode()
+    if not back:
+        print("FAILED: the line does not come back")
+    return back
 
 
 def flat(name, function, n):
@@ -88,6 +91,8 @@ def flat(name, function, n):
     before, after = (statistics.median(held[n * a // 5 : n * (a + 1) // 5]) for a in (1, 4))
     print(f"{n:,} {name}s in one process: {before:,.0f} MB, then {after:,.0f} MB", end=" ")
     print(f"({after / before - 1:+.1%})")
+    if after >= 1.02 * before:
+        print("FAILED: memory grows")
     return after < 1.02 * before
 
 
@@ -101,9 +106,11 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=2000, help="of training")
     parser.add_argument("--samples", type=int, default=500, help="sampled texts")
     arguments = parser.parse_args(argv)
+    if min(arguments.steps, arguments.samples) < 5:
+        parser.error("--steps and --samples must be at least 5")
     config = Config(n_layers=2, d_model=64, n_heads=2, steps=arguments.steps)
     corpus = prepare_corpus(config)
-    good = [fuzz(corpus.tokenizer, arguments.fuzz), one_long_line(arguments.megabytes)]
+    good = []  # memory first, while the process is small
     with tempfile.TemporaryDirectory() as folder:
         run, pending = Run(config, corpus, folder), []
 
@@ -117,6 +124,7 @@ def main(argv=None):
         model = run.model.eval()
         masks = torch.full((1, config.context), model.mask_id)
         good.append(flat("sampling run", lambda i: sample(model, masks, 64), arguments.samples))
+    good += [fuzz(corpus.tokenizer, arguments.fuzz), one_long_line(arguments.megabytes)]
     return 0 if all(good) else 1
 
 

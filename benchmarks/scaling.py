@@ -54,8 +54,9 @@ def step_time(processes, threads, parts, steps):
             capture_output=True,
             text=True,
             encoding="utf-8",
-            check=True,
         )
+    if done.returncode:
+        sys.exit(f"scaling.py: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout.split("milliseconds")[1].split()[0])
 
 
@@ -68,6 +69,8 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
+    if arguments.steps < 6:
+        parser.error("--steps must be above 5: those compile and are not counted")
     n, start = arguments.processes, time.perf_counter()
     ways = {f"1 process x {n} threads": (1, n), f"{n} processes x 1 thread": (n, 1)}
     ways["1 process x 1 thread"] = (1, 1)

@@ -1,7 +1,8 @@
 """Draw the figures of the learning guide.
 
-python img/figures.py                 all of them; the third needs a trained checkpoint
+python img/figures.py                 all of them; the third with the included model, in minutes
 python img/figures.py --repeats 50    fewer estimates for the third, faster
+python img/figures.py --checkpoint checkpoints/mine.safetensors
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from tqdm import trange
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -18,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from bpe_tokenizer import UserError  # noqa: E402
-from mdlm.corpus import load_text, split_text, windows  # noqa: E402
+from mdlm.corpus import load_parts, windows  # noqa: E402
 from mdlm.diffusion import (  # noqa: E402
     diffusion_loss,
     forward_process,
@@ -27,7 +29,7 @@ from mdlm.diffusion import (  # noqa: E402
     spread_mask_counts,
 )
 from mdlm.training import autocast  # noqa: E402
-from saving import load_checkpoint, newest_checkpoint  # noqa: E402
+from saving import load_checkpoint  # noqa: E402
 from toy import (  # noqa: E402
     TEXTS,
     ExactDenoiser,
@@ -90,13 +92,13 @@ def steps():
 
 
 @torch.no_grad()
-def variance(repeats):
+def variance(path, repeats):
     """How much four estimates of one batch's loss scatter, under a trained model."""
-    model, tokenizer, _ = load_checkpoint(newest_checkpoint(HERE.parent / "checkpoints"))
+    model, tokenizer, _ = load_checkpoint(path)
     device, L, B = next(model.parameters()).device, model.config.context, 32
-    train_text, _ = split_text(load_text(model.config.corpus, HERE.parent / "data"))
+    train_text, _ = load_parts(model.config.corpus, HERE.parent / "data")
     tokens = np.array(tokenizer.encode(train_text[:400_000]), dtype=np.uint16)
-    x = windows(tokens, np.arange(B) * 1000, L).to(device)
+    x = windows(tokens, np.linspace(0, len(tokens) - L, B).astype(int), L).to(device)
     noise = torch.Generator().manual_seed(0)
 
     def by_t(t):
@@ -114,7 +116,9 @@ def variance(repeats):
     values = {}
     for name, estimate in estimators.items():
         with autocast(device):
-            values[name] = [estimate().mean().item() / L for _ in range(repeats)]
+            values[name] = [
+                estimate().mean().item() / L for _ in trange(repeats, desc=name, leave=False)
+            ]
     base = np.var(values["random t"])
     _, axis = plt.subplots(figsize=(7, 2.4))
     for row, (name, v) in enumerate(values.items()):
@@ -133,11 +137,13 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=200)
+    included = HERE.parent / "checkpoints" / "kjv.safetensors"
+    parser.add_argument("--checkpoint", default=included, help="(default: the included model)")
     arguments = parser.parse_args()
     for draw in (forward, bound, steps):
         draw()
     try:
-        variance(arguments.repeats)
+        variance(arguments.checkpoint, arguments.repeats)
     except UserError as error:
         print(f"figures.py: {error}", file=sys.stderr)
         return 2
