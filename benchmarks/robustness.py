@@ -91,9 +91,10 @@ def flat(name, function, n):
     before, after = (statistics.median(held[n * a // 5 : n * (a + 1) // 5]) for a in (1, 4))
     print(f"{n:,} {name}s in one process: {before:,.0f} MB, then {after:,.0f} MB", end=" ")
     print(f"({after / before - 1:+.1%})")
-    if after >= 1.02 * before:
+    is_flat = after < 1.02 * before
+    if not is_flat:
         print("FAILED: memory grows")
-    return after < 1.02 * before
+    return is_flat
 
 
 def main(argv=None):

@@ -1,5 +1,6 @@
 """Corpora on the disk: the tokens are those of the text, whatever cuts and kills lie between."""
 
+import functools
 import io
 import json
 import os
@@ -422,6 +423,9 @@ FORGERIES = {
     "a length of another type": (dict(tokens="9"), "a length that is none"),
     "a negative number of bytes": (dict(bytes=-1), "a length that is none"),
     "another part": (dict(split="test"), "an entry that is none"),
+}
+DAMAGES |= {
+    name: functools.partial(damage_manifest, **changes) for name, (changes, _) in FORGERIES.items()
 }
 
 
