@@ -37,7 +37,9 @@ class Answers:
         def call(*arguments):
             try:
                 return getattr(self.module, name)(*arguments)
-            except NotImplementedError:
+            except NotImplementedError as error:
+                if str(error):  # PyTorch's own: a mistake, not a function that is still empty
+                    raise
                 pytest.skip(f"{name} is not written yet")
 
         return call
