@@ -48,10 +48,14 @@ BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
 def print_anything():
-    """From now on a character that the console or file lacks is printed as "?", and no error."""
+    """From now on a character that the console lacks is printed as "?", and no error.
+
+    A file or another program gets UTF-8, and so all of it, unless PYTHONIOENCODING says otherwise.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            asked = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            stream.reconfigure(encoding=None if asked else "utf-8", errors="replace")
 
 
 class UserError(ValueError):
@@ -468,10 +472,6 @@ def main(argv=None):
 
     arguments = parser.parse_args(argv)
     print_anything()
-    if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
-        sys.stdout.reconfigure(
-            encoding="utf-8", errors="replace"
-        )  # for a file or another program, all of it
     try:
         if arguments.command == "train":
             _train_command(arguments)

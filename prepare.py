@@ -337,6 +337,8 @@ class Files:
 
     def check(self, val_bytes):
         """Raise UserError at once, and not after hours, if nothing would be left to validate on."""
+        if self.split_at(val_bytes) == self.total:
+            raise UserError("the text is too short: nothing would be left to validate on")
         spans = self.spans(self.split_at(val_bytes), self.total)
         # find one cut: raises UserError if the separator is none of this text's
         list(read_blocks(spans[0][0], 1, 1, self.separator))

@@ -102,7 +102,11 @@ def load_twin(arguments, model, tokenizer):
     if not twin.config.causal or model.config.causal:
         raise UserError("a race needs a diffusion model, and a twin: see twin.ipynb")
     if its_tokenizer != tokenizer or twin.config.context < model.config.context:
-        raise UserError(f"{path}: the twin of another model (tokenizer or context differ)")
+        raise UserError(
+            f"{path}: the twin of another model (tokenizer or context differ): train one with "
+            "`python run.py twin`, or race the two that are included: sample_visual.py "
+            "checkpoints/kjv.safetensors --race checkpoints/kjv-twin.safetensors"
+        )
     return twin
 
 

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pickle
 import signal
 import sys
@@ -46,6 +47,7 @@ DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
     OverflowError,
     RecursionError,
 )
+INCLUDED = ("kjv", "kjv-twin")  # a `git pull` makes them new, but nobody has just trained them
 AGAIN = "delete it, or start again (resume = False, or train.py --restart)"
 
 
@@ -113,7 +115,9 @@ def check_parts(file):
     if {name: part.get_shape() for name, part in found.items()} != {
         name: list(p.shape) for name, p in expected.items()
     } or not {part.get_dtype() for part in found.values()} <= {"F32", "BF16"}:
-        raise UserError("damaged (its weights do not fit its settings)")
+        raise UserError(
+            "damaged (its weights do not fit its settings), or the network's code has been changed"
+        )
     return config, tokenizer, json.loads(metadata["facts"])
 
 
@@ -142,8 +146,12 @@ def load_checkpoint(path, device=None):
 
 
 def newest_checkpoint(folder="checkpoints", twin=False):
-    """Path of the diffusion model, or twin, written last. Raises UserError if there is none."""
+    """Path of the diffusion model, or twin, written last; the included one only if alone.
+
+    Raises UserError if there is none.
+    """
     paths = [p for p in Path(folder).glob("*.safetensors") if p.stem.endswith("-twin") == twin]
+    paths = [p for p in paths if p.stem not in INCLUDED] or paths
     if not paths:
         if twin:
             raise UserError(f"no autoregressive twin in {folder}: train one with twin.ipynb")
@@ -255,16 +263,27 @@ def restore_run(run):
         run.fell_back = True
     if state["text_digest"] != run.text_digest:
         raise UserError(f"{paths[0]}: that run was on another text; {AGAIN}")
-    run.model.load_state_dict(state["model"])
-    for average, saved in zip(run.ema.average, state["average"], strict=True):
-        average.copy_(saved)
+    try:
+        run.model.load_state_dict(state["model"])
+        for average, saved in zip(run.ema.average, state["average"], strict=True):
+            average.copy_(saved)
+        for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError):
+        raise UserError(
+            f"{paths[0]}: that run had another network: has the code been changed? {AGAIN}"
+        ) from None
     run.ema.n_updates = state["n_updates"]
-    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
     if state["scaler"]:  # empty if it was saved where no loss is scaled
         run.scaler.load_state_dict(state["scaler"])
     for name in ("step", "seconds", "losses", "history"):
         setattr(run, name, state[name])
+    if int(os.environ.get("RANK", 0)) == 0:
+        tqdm.write(  # whoever has changed the code must not take the old run for the new one's
+            f"from the saved state of step {run.step:,} of {run.config.steps:,} "
+            "(to begin anew: resume = False, or train.py --restart)",
+            file=sys.stderr,
+        )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -287,5 +306,9 @@ def stop_button():
     signal.signal(signal.SIGINT, ask)
     try:
         yield lambda: bool(asked)
+    except RuntimeError:  # Ctrl-C reaches a compiler that is at work, too, and ends it
+        if asked:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, usual)

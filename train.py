@@ -132,7 +132,11 @@ def main(argv=None):
         join_processes()
         corpus = prepare_corpus(config)
         if rank == 0:
-            print(f"{config.corpus}: {len(corpus.train):,} tokens to train on", flush=True)
+            print(
+                f"{config.corpus}: {len(corpus.train):,} tokens to train on,",
+                f"with the preset {arguments.preset}",
+                flush=True,
+            )
         run = train(config, corpus, arguments.folder, resume=not arguments.restart)
         leave_processes()
         if rank == 0:
@@ -144,15 +148,9 @@ def main(argv=None):
     except KeyboardInterrupt:  # pressed twice, or before training began
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "not enough memory" in str(error):
-            parts = min(2 * config.accumulation, config.batch_size)
-            print(
-                "train.py: the memory is full: try --activation-checkpointing, which goes on "
-                f"from what was saved, or --accumulation {parts}, a run of its own with the batch "
-                "in smaller parts",
-                file=sys.stderr,
-            )
+    except (RuntimeError, MemoryError) as error:
+        if is_full(error):
+            print(f"train.py: the memory is full: try {advice(config)}", file=sys.stderr)
             return 1
         if "RANK" not in os.environ:
             raise
@@ -164,6 +162,23 @@ def main(argv=None):
         )
         return 1
     return 0
+
+
+def is_full(error):
+    """Whether an error says that a GPU's or the machine's memory is full."""
+    signs = ("out of memory", "not enough memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def advice(config):
+    """What of the things that take less memory has not been done yet."""
+    ways = []
+    if not config.activation_checkpointing:
+        ways.append("--activation-checkpointing, which goes on from what was saved")
+    if config.accumulation < config.batch_size:
+        parts = min(2 * config.accumulation, config.batch_size)
+        ways.append(f"--accumulation {parts}, a run of its own with the batch in smaller parts")
+    return ", or ".join(ways or ["a smaller --batch-size, --context or --d-model"])
 
 
 def finish(run, arguments):

@@ -412,26 +412,27 @@ def train(config, corpus, folder="checkpoints", device=None, resume=True):
     if steps.item() != world * run.step:
         raise UserError(f"the processes do not see the same files in {folder}: share that folder")
     options = dict(total=config.steps, initial=run.step, unit="step", leave=False)
-    with tqdm(**options, mininterval=0.5, disable=rank > 0) as bar, stop_button() as stopped:
+    with tqdm(**options, mininterval=0.5, disable=rank > 0) as bar:
         stop, look = False, functools.partial(show_part, bar)
-        while run.step < config.steps and not stop:
-            start = time.perf_counter()
-            pending.append(
-                training_step(run.model, run.optimizers, run.scaler, corpus, config, run.step)
-            )
-            run.ema.update()
-            run.step += 1
-            done, stop = run.step == config.steps, any_process(stopped(), run.device)
-            save = done or stop or run.step % config.save_every == 0
-            if save or len(pending) == 10:
-                read_losses(run, pending)
-            run.seconds += time.perf_counter() - start
-            bar.update()
-            bar.set_postfix(progress_facts(run), refresh=False)
-            if run.step % config.eval_every == 0 and not done:
-                validate(run, look)
-            if save and rank == 0:
-                save_run(run)
+        with stop_button() as stopped:
+            while run.step < config.steps and not stop:
+                start = time.perf_counter()
+                pending.append(
+                    training_step(run.model, run.optimizers, run.scaler, corpus, config, run.step)
+                )
+                run.ema.update()
+                run.step += 1
+                done, stop = run.step == config.steps, any_process(stopped(), run.device)
+                save = done or stop or run.step % config.save_every == 0
+                if save or len(pending) == 10:
+                    read_losses(run, pending)
+                run.seconds += time.perf_counter() - start
+                bar.update()
+                bar.set_postfix(progress_facts(run), refresh=False)
+                if run.step % config.eval_every == 0 and not done:
+                    validate(run, look)
+                if save and rank == 0:
+                    save_run(run)
         if run.step == config.steps and (not run.history or run.history[-1]["step"] < run.step):
             validate(run, look)  # all of the text, which may take minutes: the run is safe by now
             if rank == 0:

@@ -469,6 +469,8 @@ def test_mistakes_get_one_line(tmp_path, capsys):
     says("no .txt file", tmp_path, "--out", out)
     text.write_bytes(b"")
     says("no text", text, "--out", out)
+    text.write_bytes(b"hello")
+    says("too short", text, "--out", out)
     text.write_text(some_text(3000), encoding="utf-16")
     says("not UTF-8 at byte", text, "--out", out)
     text.write_text(some_text(3000), encoding="utf-8")

@@ -472,15 +472,21 @@ def test_only_plain_files_are_replaced(tmp_path):
     )
 
 
-def test_a_character_that_the_console_lacks_is_no_error(tmp_path):
-    code = "import train; train.print_anything(); print('\u5c0f novel')"
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"PYTHONIOENCODING": "cp1252"}, b"?"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "\u5c0f".encode()),
+    ],
+    ids=["asked for", "a pipe gets all of it"],
+)
+def test_a_character_that_the_console_lacks_is_no_error(variables, expected):
+    code = r"import train; train.print_anything(); print('\u5c0f novel')"
+    usual = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
-        capture_output=True,
+        [sys.executable, "-c", code], cwd=ROOT, env={**usual, **variables}, capture_output=True
     )
-    assert done.returncode == 0 and done.stdout.split() == [b"?", b"novel"]
+    assert done.returncode == 0 and done.stdout.split() == [expected, b"novel"]
 
 
 # -- input

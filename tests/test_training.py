@@ -51,6 +51,7 @@ from saving import (
     run_name,
     save_checkpoint,
     save_run,
+    stop_button,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -170,6 +171,52 @@ def test_ctrl_c(presses, corpus, tmp_path, monkeypatch, request):
     other = tokenize("x" + TEXT[:40_000], TEXT[40_000:], corpus.tokenizer)
     with pytest.raises(UserError, match="on another text"):
         train(config, other, tmp_path)
+
+
+def test_ctrl_c_in_the_last_look_breaks_it_off_and_loses_nothing(
+    corpus, tmp_path, monkeypatch, request, capsys
+):
+    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual_handler))
+    size = dict(steps=4, eval_every=4, save_every=4)
+    config = Config(**{**TINY, **size, "vocab_size": corpus.tokenizer.vocab_size})
+
+    def pressed(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mdlm.training, "evaluate", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, corpus, tmp_path)
+    run = train(config, corpus, tmp_path)
+    assert [row["step"] for row in run.history] == [4] and len(run.losses) == 4
+    assert "from the saved state of step 4 of 4 (to begin anew" in capsys.readouterr().err
+
+
+def test_ctrl_c_that_ends_a_compiler_is_no_error_of_the_compiler(request):
+    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual_handler))
+    with pytest.raises(KeyboardInterrupt), stop_button():
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("g++ failed")
+    with pytest.raises(RuntimeError, match="failed"), stop_button():
+        raise RuntimeError("g++ failed")
+
+
+def test_a_run_of_another_network_is_not_gone_on_with(corpus, tmp_path, monkeypatch):
+    config = Config(**{**TINY, "steps": 2, "vocab_size": corpus.tokenizer.vocab_size})
+    train(config, corpus, tmp_path)
+    usual = mdlm.training.DiffusionTransformer
+
+    def changed(config):
+        model = usual(config)
+        model.extra = torch.nn.Linear(2, 2)
+        return model
+
+    monkeypatch.setattr(mdlm.training, "DiffusionTransformer", changed)
+    with pytest.raises(UserError, match=r"has the code been changed.*--restart"):
+        train(config, corpus, tmp_path)
 
 
 STEPS = [(1e6, 1, False), (1e6, 4, False), (0.5, 4, True)]  # 4 of 6 texts: three parts of 2
@@ -525,6 +572,11 @@ def test_the_newest_checkpoint(tmp_path):
         os.utime(path, (9 - age, 9 - age))
     assert newest_checkpoint(tmp_path).stem == "b"
     assert newest_checkpoint(tmp_path, twin=True).stem == "c-twin"
+    (tmp_path / "kjv.safetensors").touch()  # just pulled: newer, but not what was trained last
+    assert newest_checkpoint(tmp_path).stem == "b"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    assert newest_checkpoint(tmp_path).stem == "kjv"
     with pytest.raises(UserError, match="no checkpoint"):
         newest_checkpoint(tmp_path / "none")
 
@@ -573,7 +625,7 @@ def test_each_device_gets_what_suits_it(name, has, expected, monkeypatch, tmp_pa
     assert choices == expected
 
 
-MACHINES = [  # (capability of the CUDA GPU, MPS, instructions of the CPU, threads, preset)
+MACHINES = [  # (capability of the CUDA GPU, MPS, instructions of the CPU, hardware threads, preset)
     ((7, 5), False, {}, 2, "cuda"),
     ((12, 1), False, {}, 2, "cuda"),
     ((8, 6), False, {}, 2, "cuda"),
@@ -583,7 +635,8 @@ MACHINES = [  # (capability of the CUDA GPU, MPS, instructions of the CPU, threa
     (None, True, {}, 2, "cpu"),
     (None, False, dict(avx2=True, avx512_bf16=True), 2, "cpu"),
     (None, False, dict(avx2=True, amx_bf16=True), 2, "cpu"),
-    (None, False, dict(avx2=True, avx512_bf16=False), 8, "cpu"),
+    (None, False, dict(avx2=True, avx512_bf16=False), 16, "cpu"),
+    (None, False, dict(avx2=True, avx512_bf16=False), 15, "small"),
     (None, False, dict(avx2=True), 2, "small"),
 ]
 
@@ -597,7 +650,7 @@ def test_each_machine_gets_the_preset_that_suits_it(cuda, mps, has, threads, exp
     )
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(mdlm.config, "n_hardware_threads", lambda: threads)
     assert command_line.parse_arguments(["--steps", "7"])[0] == Config(
         **{**PRESETS[expected], "steps": 7}
     )
@@ -677,8 +730,10 @@ def test_compiled_blocks_train_alike(corpus, tmp_path):
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("MPS backend out of memory"),
         RuntimeError("DefaultCPUAllocator: not enough memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        MemoryError(),
     ],
-    ids=["cuda", "mps", "cpu"],
+    ids=["cuda", "mps", "windows", "linux", "numpy"],
 )
 def test_a_full_memory_says_what_to_do(error, tmp_path, monkeypatch, capsys):
     def full(*_):
@@ -687,8 +742,13 @@ def test_a_full_memory_says_what_to_do(error, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mdlm.training, "training_step", full)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     files = ["--data", str(tmp_path / "text.txt"), "--folder", str(tmp_path)]
-    assert command_line.main(["--preset", "cpu", *files, *OPTIONS]) == 1
-    assert "--accumulation 2" in capsys.readouterr().err
+    command = ["--preset", "cpu", *files, *OPTIONS]
+    assert command_line.main(command) == 1
+    advice = capsys.readouterr().err
+    assert "--accumulation 2" in advice and "--activation-checkpointing" in advice
+    assert command_line.main([*command, "--activation-checkpointing", "--accumulation", "6"]) == 1
+    advice = capsys.readouterr().err  # what is done already does not help
+    assert "smaller --batch-size" in advice and "--a" not in advice
 
 
 def test_training_makes_the_saved_model_better(corpus, tmp_path):
