@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import mdlm.diffusion
+from benchmarks.overlap import blocks, bound_nats, exact_nats
 from mdlm.config import Config
 from mdlm.diffusion import diffusion_loss, nelbo, spread_mask_counts
 from mdlm.model import DiffusionTransformer, rope_tables, rotate
 from run import export_notebooks
-from toy import exact_nelbo, inconsistent_denoiser
+from toy import TEXTS, ExactDenoiser, exact_nelbo, inconsistent_denoiser, some_language
 
 TINY = dict(n_layers=2, d_model=32, n_heads=2, context=16, vocab_size=300, compile=False)
 
@@ -119,3 +120,35 @@ def test_time_conditioning_begins_as_the_network_without_it():
     timed.load_state_dict(plain.state_dict(), strict=False)
     z = torch.randint(300, (2, 16))
     torch.testing.assert_close(timed.features(z, torch.tensor([0.2, 0.9])), plain.features(z))
+
+
+@pytest.mark.parametrize("n_given", [0, 1, 2])
+def test_the_best_network_pays_for_a_block_what_it_costs_given_the_rest(n_given):
+    joint = some_language()
+    model, size, n = ExactDenoiser(joint), 3 - n_given, 20_000
+    x = torch.tensor(TEXTS[5])
+    same = torch.tensor([text[:n_given] == TEXTS[5][:n_given] for text in TEXTS])
+    exact = (joint[same].sum() / joint[5]).log().item()  # -log p(block | given)
+    noise = torch.Generator().manual_seed(0)
+    k = spread_mask_counts(n, size, noise)
+    nats = bound_nats(model, x.expand(n, 3), size, k, noise)
+    assert nats.mean().item() == pytest.approx(exact, abs=4 * nats.std().item() / n**0.5 + 1e-5)
+
+
+@pytest.mark.parametrize("n_tokens", [3, 4, 10, 11, 12, 30])
+@pytest.mark.parametrize("n_given", [0, 3])
+def test_blocks_pay_for_every_token_once(n_tokens, n_given):
+    tokens, paid = torch.arange(n_tokens + 3).numpy(), []
+    for windows, size in blocks(tokens, 3, n_given, 4):
+        assert windows.shape[1] == n_given + size <= n_given + 4
+        assert all(torch.equal(x.diff(), torch.ones(len(x) - 1).long()) for x in windows)
+        paid += windows[:, n_given:].flatten().tolist()
+    assert paid == list(range(3, n_tokens + 3))
+
+
+def test_the_twins_blocks_add_up_to_its_exact_figure():
+    twin = DiffusionTransformer(Config(**TINY, causal=True)).eval()
+    x = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))
+    whole, parts = mdlm.diffusion.next_token_nats(twin, x), exact_nats(twin, x, 6)
+    assert torch.allclose(whole, exact_nats(twin, x, 16))
+    assert torch.allclose(whole - parts, mdlm.diffusion.next_token_nats(twin, x[:, :10]), atol=1e-3)
