@@ -269,7 +269,9 @@ def restore_run(run):
             average.copy_(saved)
         for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError):
+    except (RuntimeError, ValueError, KeyError) as error:
+        if "memory" in str(error):  # a GPU that is full must not pass for another network
+            raise
         raise UserError(
             f"{paths[0]}: that run had another network: has the code been changed? {AGAIN}"
         ) from None

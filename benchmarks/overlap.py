@@ -32,13 +32,13 @@ from mdlm.training import autocast, bits_per_byte  # noqa: E402
 from saving import load_checkpoint  # noqa: E402
 
 
-def blocks(tokens, n_before, n_given, size):
-    """Cut tokens[n_before:] into blocks, each with what is given. Yields (windows, block length).
+def blocks(tokens, n_given, size):
+    """Cut tokens[n_given:] into blocks, each after what is given. Yields (windows, block length).
 
-    tokens: (N,), of which the first n_before are known already, at least n_given. Windows:
-    (B, n_given + block length); the last block, if it is shorter, comes by itself.
+    tokens: (N,), the first n_given known. Windows: (B, n_given + block length); the last block, if
+    it is shorter, comes by itself.
     """
-    text = torch.as_tensor(tokens[n_before - n_given :].astype(np.int64))
+    text = torch.as_tensor(tokens.astype(np.int64))
     windows = text.unfold(0, n_given + size, size) if len(text) >= n_given + size else text[:0]
     if len(windows):
         yield windows, size
@@ -68,10 +68,10 @@ def exact_nats(twin, x, size):
 
 
 @torch.no_grad()
-def one_reading(model, tokens, n_before, n_given, noise, batch=32):
-    """Nats of tokens[n_before:], each counted once: exact for a twin, else an unbiased estimate."""
+def one_reading(model, tokens, n_given, noise, batch=32):
+    """Nats of tokens[n_given:], each counted once: exact for a twin, else an unbiased estimate."""
     device, total = model.embedding.weight.device, 0.0
-    for windows, size in blocks(tokens, n_before, n_given, model.config.context - n_given):
+    for windows, size in blocks(tokens, n_given, model.config.context - n_given):
         k = spread_mask_counts(len(windows), size, noise)
         for x, masks in zip(windows.split(batch), k.split(batch), strict=True):
             with autocast(device):
@@ -89,7 +89,7 @@ def measure(model, corpus, n_given, passes, progress=lambda: None):
     tokens = np.concatenate([before, corpus.val])
     noise, readings = torch.Generator().manual_seed(0), []
     for _ in range(1 if model.config.causal else passes):
-        nats = one_reading(model, tokens, n_given, n_given, noise)
+        nats = one_reading(model, tokens, n_given, noise)
         readings.append(bits_per_byte(nats / len(corpus.val), len(corpus.val), corpus.val_bytes))
         progress()
     error = statistics.stdev(readings) / math.sqrt(passes) if len(readings) > 1 else 0.0

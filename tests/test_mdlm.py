@@ -138,12 +138,12 @@ def test_the_best_network_pays_for_a_block_what_it_costs_given_the_rest(n_given)
 @pytest.mark.parametrize("n_tokens", [3, 4, 10, 11, 12, 30])
 @pytest.mark.parametrize("n_given", [0, 3])
 def test_blocks_pay_for_every_token_once(n_tokens, n_given):
-    tokens, paid = torch.arange(n_tokens + 3).numpy(), []
-    for windows, size in blocks(tokens, 3, n_given, 4):
+    tokens, paid = torch.arange(n_given + n_tokens).numpy(), []
+    for windows, size in blocks(tokens, n_given, 4):
         assert windows.shape[1] == n_given + size <= n_given + 4
         assert all(torch.equal(x.diff(), torch.ones(len(x) - 1).long()) for x in windows)
         paid += windows[:, n_given:].flatten().tolist()
-    assert paid == list(range(3, n_tokens + 3))
+    assert paid == tokens[n_given:].tolist()
 
 
 def test_the_twins_blocks_add_up_to_its_exact_figure():

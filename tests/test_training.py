@@ -218,6 +218,13 @@ def test_a_run_of_another_network_is_not_gone_on_with(corpus, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"has the code been changed.*--restart"):
         train(config, corpus, tmp_path)
 
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(config, corpus, tmp_path)
+
 
 STEPS = [(1e6, 1, False), (1e6, 4, False), (0.5, 4, True)]  # 4 of 6 texts: three parts of 2
 
