@@ -229,6 +229,12 @@ def save_run(run):
     run.fell_back = False
 
 
+def memory_is_full(error):
+    """Whether an error says that a GPU's or the machine's memory is full."""
+    signs = ("out of memory", "not enough memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 class Damaged(UserError):
     """A file that is not as it was written."""
 
@@ -270,7 +276,7 @@ def restore_run(run):
         for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
     except (RuntimeError, ValueError, KeyError) as error:
-        if "memory" in str(error):  # a GPU that is full must not pass for another network
+        if memory_is_full(error):  # a GPU that is full must not pass for another network
             raise
         raise UserError(
             f"{paths[0]}: that run had another network: has the code been changed? {AGAIN}"

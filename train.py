@@ -149,7 +149,9 @@ def main(argv=None):
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
     except (RuntimeError, MemoryError) as error:
-        if is_full(error):
+        from saving import memory_is_full
+
+        if memory_is_full(error):
             print(f"train.py: the memory is full: try {advice(config)}", file=sys.stderr)
             return 1
         if "RANK" not in os.environ:
@@ -162,12 +164,6 @@ def main(argv=None):
         )
         return 1
     return 0
-
-
-def is_full(error):
-    """Whether an error says that a GPU's or the machine's memory is full."""
-    signs = ("out of memory", "not enough memory", "allocate memory")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def advice(config):

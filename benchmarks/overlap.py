@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bpe_tokenizer import UserError, print_anything  # noqa: E402
-from mdlm.corpus import corpus_of  # noqa: E402
-from mdlm.diffusion import masked_nats, spread_mask_counts  # noqa: E402
+from mdlm.corpus import corpus_of, windows  # noqa: E402
+from mdlm.diffusion import masked_nats, next_token_nats, spread_mask_counts  # noqa: E402
 from mdlm.training import autocast, bits_per_byte  # noqa: E402
 from saving import load_checkpoint  # noqa: E402
 
@@ -38,13 +38,12 @@ def blocks(tokens, n_given, size):
     tokens: (N,), the first n_given known. Windows: (B, n_given + block length); the last block, if
     it is shorter, comes by itself.
     """
-    text = torch.as_tensor(tokens.astype(np.int64))
-    windows = text.unfold(0, n_given + size, size) if len(text) >= n_given + size else text[:0]
-    if len(windows):
-        yield windows, size
-    rest = (len(text) - n_given) - len(windows) * size
+    n_whole, rest = divmod(len(tokens) - n_given, size)
+    starts = size * np.arange(n_whole + 1)
+    if n_whole:
+        yield windows(tokens, starts[:-1], n_given + size), size
     if rest:
-        yield text[-(n_given + rest) :][None], rest
+        yield windows(tokens, starts[-1:], n_given + rest), rest
 
 
 def bound_nats(model, x, size, k, noise):
@@ -61,19 +60,16 @@ def bound_nats(model, x, size, k, noise):
 
 def exact_nats(twin, x, size):
     """-log p of the last `size` tokens, given those before them. x: (B, L) -> (B,)"""
-    start = torch.full_like(x[:, :1], twin.mask_id)
-    h = twin.features(torch.cat([start, x[:, :-1]], dim=1))[:, -size:]
-    nats = F.cross_entropy(twin.head(h).transpose(1, 2), x[:, -size:], reduction="none")
-    return nats.sum(dim=1)
+    return next_token_nats(twin, x) - next_token_nats(twin, x[:, :-size])
 
 
 @torch.no_grad()
 def one_reading(model, tokens, n_given, noise, batch=32):
     """Nats of tokens[n_given:], each counted once: exact for a twin, else an unbiased estimate."""
     device, total = model.embedding.weight.device, 0.0
-    for windows, size in blocks(tokens, n_given, model.config.context - n_given):
-        k = spread_mask_counts(len(windows), size, noise)
-        for x, masks in zip(windows.split(batch), k.split(batch), strict=True):
+    for texts, size in blocks(tokens, n_given, model.config.context - n_given):
+        k = spread_mask_counts(len(texts), size, noise)
+        for x, masks in zip(texts.split(batch), k.split(batch), strict=True):
             with autocast(device):
                 if model.config.causal:
                     nats = exact_nats(model, x.to(device), size)
@@ -86,7 +82,7 @@ def one_reading(model, tokens, n_given, noise, batch=32):
 def measure(model, corpus, n_given, passes, progress=lambda: None):
     """Bits per byte of the validation text: (mean, standard error); the twin's is exact."""
     before = corpus.train[len(corpus.train) - n_given :]
-    tokens = np.concatenate([before, corpus.val])
+    tokens = np.concatenate([before, corpus.val[:]])  # also of a folder of tokens
     noise, readings = torch.Generator().manual_seed(0), []
     for _ in range(1 if model.config.causal else passes):
         nats = one_reading(model, tokens, n_given, noise)

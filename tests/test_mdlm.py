@@ -150,5 +150,9 @@ def test_the_twins_blocks_add_up_to_its_exact_figure():
     twin = DiffusionTransformer(Config(**TINY, causal=True)).eval()
     x = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))
     whole, parts = mdlm.diffusion.next_token_nats(twin, x), exact_nats(twin, x, 6)
+    start = torch.full((4, 1), twin.mask_id)
+    log_p = twin.head(twin.features(torch.cat([start, x[:, :-1]], dim=1))).log_softmax(-1)
+    by_hand = -log_p.gather(2, x[..., None])[:, 10:, 0].sum(dim=1)  # of the last 6 tokens
+    assert torch.allclose(parts, by_hand, atol=1e-3)
     assert torch.allclose(whole, exact_nats(twin, x, 16))
     assert torch.allclose(whole - parts, mdlm.diffusion.next_token_nats(twin, x[:, :10]), atol=1e-3)

@@ -144,11 +144,17 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path):
     assert not list(folders[1].glob("*.tmp"))
 
 
+@pytest.fixture
+def in_a_terminal():
+    """Ctrl-C interrupts, as in a terminal; a background job would ignore it."""
+    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual_handler)
+
+
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c(presses, corpus, tmp_path, monkeypatch, request):
+def test_ctrl_c(presses, corpus, tmp_path, monkeypatch, in_a_terminal):
     """Once: it saves. Twice: at once. Both times the run goes on where it was."""
-    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual_handler))
     size = dict(steps=12, eval_every=6, save_every=4, dropout=0.1)
     config = Config(**{**TINY, **size, "vocab_size": corpus.tokenizer.vocab_size})
     whole, usual, steps = train(config, corpus, tmp_path / "whole"), training_step, []
@@ -174,10 +180,8 @@ def test_ctrl_c(presses, corpus, tmp_path, monkeypatch, request):
 
 
 def test_ctrl_c_in_the_last_look_breaks_it_off_and_loses_nothing(
-    corpus, tmp_path, monkeypatch, request, capsys
+    corpus, tmp_path, monkeypatch, in_a_terminal, capsys
 ):
-    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual_handler))
     size = dict(steps=4, eval_every=4, save_every=4)
     config = Config(**{**TINY, **size, "vocab_size": corpus.tokenizer.vocab_size})
 
@@ -194,9 +198,7 @@ def test_ctrl_c_in_the_last_look_breaks_it_off_and_loses_nothing(
     assert "from the saved state of step 4 of 4 (to begin anew" in capsys.readouterr().err
 
 
-def test_ctrl_c_that_ends_a_compiler_is_no_error_of_the_compiler(request):
-    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual_handler))
+def test_ctrl_c_that_ends_a_compiler_is_no_error_of_the_compiler(in_a_terminal):
     with pytest.raises(KeyboardInterrupt), stop_button():
         signal.raise_signal(signal.SIGINT)
         raise RuntimeError("g++ failed")
