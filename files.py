@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # Beside other programs, PyTorch's threads wait for each other by spinning, and a step takes many
-# times as long. A short spin before sleeping cures that; it must be asked for before torch is there.
+# times as long. A short spin before sleeping cures that. To be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 NOT_TEXT = {  # how files begin that might be taken for plain text
