@@ -115,8 +115,8 @@ def test_2_expected_calls(answers):
     assert answers.expected_calls(50, even[0]) == pytest.approx(1)
     assert answers.expected_calls(2, even[1]) == pytest.approx(1.5)
     for alpha in (even[3], even[3] ** 3):  # alpha_t = 1 - t, and (1 - t)^3
-        visible = torch.rand(5000, 128, generator=noise(), dtype=torch.float64)  # from this alpha on
-        steps = torch.searchsorted(alpha, visible)
+        moments = torch.rand(5000, 128, generator=noise(), dtype=torch.float64)  # values of alpha
+        steps = torch.searchsorted(alpha, moments)
         drawn = sum(len(row.unique()) for row in steps) / len(steps)
         assert answers.expected_calls(128, alpha) == pytest.approx(drawn, rel=0.005)
 
