@@ -1,0 +1,1 @@
+from prepare import Shards, open_tokens, token_dtype
