@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from mdlm.config import Config
+from settings import Config
 
 L, MASK = 3, 3  # the tokens are 0, 1, 2, and the mask is 3
 TEXTS = list(itertools.product(range(3), repeat=L))  # all 27 texts

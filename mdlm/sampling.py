@@ -5,7 +5,7 @@ __all__ = ['unmask_probability', 'adjust', 'draw', 'predict', 'fill', 'Trajector
            'dense_rank', 'run_plan', 'sample', 'sample_first_hitting', 'certainty', 'sample_confident',
            'remask_probabilities', 'sample_remask', 'distinct_pairs', 'longest_copies', 'template', 'sample_long']
 
-# %% ../sampling.ipynb #a35ec82c
+# %% ../sampling.ipynb #84d6b52b
 # Samplers: from masks to text.
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bpe_tokenizer import UserError
+from files import UserError
+from hardware import autocast
 from .diffusion import SCHEDULES
-from .training import autocast
 
 
 def unmask_probability(alpha_s, alpha_t):
@@ -39,15 +39,16 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
         if not holds:
             raise UserError(rule)
     logits = (logits.cpu() if logits.device.type == "mps" else logits).double()  # MPS has none
-    logits = logits - logits.amax(dim=-1, keepdim=True)  # so that any temperature can divide them
-    p = (logits / temperature).softmax(dim=-1)
+    largest = logits.amax(dim=-1, keepdim=True)  # becomes 0, so any temperature can divide
+    p = ((logits - largest) / temperature).softmax(dim=-1)
     if top_k or top_p < 1 or min_p:
         ordered, index = p.sort(dim=-1, descending=True)
-        keep = ordered >= min_p * ordered[..., :1]
-        keep &= ordered.cumsum(dim=-1) - ordered < top_p  # the probability before each token
+        before = ordered.cumsum(dim=-1) - ordered  # the probability of all that are likelier
+        keep = (before < top_p) & (ordered >= min_p * ordered[..., :1])
         keep[..., top_k or p.shape[-1] :] = False
         p = torch.zeros_like(p).scatter(-1, index, ordered * keep)
-    return p / p.sum(dim=-1, keepdim=True)
+        p = p / p.sum(dim=-1, keepdim=True)
+    return p
 
 # %% ../sampling.ipynb #12c90500
 def draw(p, u):
@@ -112,7 +113,7 @@ def noise_grid(steps, schedule="linear"):
     """alpha at the T + 1 times 1 = t_T > ... > t_0 = 0: from 0 (all masked) up to 1. (T + 1,)"""
     if steps < 1:
         raise UserError(f"steps must be at least 1, not {steps}")
-    alpha = SCHEDULES[schedule][0](torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    alpha, _ = SCHEDULES[schedule](torch.linspace(1, 0, steps + 1, dtype=torch.float64))
     alpha[0], alpha[-1] = 0.0, 1.0
     return alpha
 
@@ -239,7 +240,6 @@ def sample_remask(model, z, steps=128, generator=None, eta=0.02, **options):
     if not 0 <= eta <= 1:
         raise UserError(f"eta must be from 0 to 1, not {eta}")
     z, alpha = start_from(model, z), noise_grid(steps).tolist()
-    given = z.cpu() != model.mask_id  # never remasked
     when, states = torch.zeros(z.shape, dtype=torch.long), [z.cpu().clone()]
     probability, calls = torch.ones(z.shape).double(), torch.ones(len(z), steps).bool()
     for i in range(1, steps + 1):
@@ -249,10 +249,9 @@ def sample_remask(model, z, steps=128, generator=None, eta=0.02, **options):
         where = masked & (coin < chance)
         probability[where] = fill(model, z, where, alpha[i - 1], u, **options)
         when[where] = i
-        z[~given & ~masked & (coin < sigma)] = model.mask_id
+        z[~masked & (when > 0) & (coin < sigma)] = model.mask_id  # given tokens have when = 0
         states.append(z.cpu().clone())
-    states = torch.stack(states)  # (T + 1, B, L)
-    return Trajectory(z.cpu(), when, probability, steps, model.mask_id, calls, states)
+    return Trajectory(z.cpu(), when, probability, steps, model.mask_id, calls, torch.stack(states))
 
 # %% ../sampling.ipynb #f88e4675
 def distinct_pairs(texts):
