@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bpe_tokenizer import BPETokenizer
 from files import UserError, read_text, write_atomically
@@ -141,6 +140,8 @@ def corpus_of(config, tokenizer, metadata):
 
 def windows(tokens, starts, length):
     """`tokens[s : s + length]` for every s in `starts`, an array of numbers. (B, length) int64"""
+    import torch  # not above: `files` has to be imported before it
+
     if isinstance(tokens, Shards):
         rows = np.stack([tokens[start : start + length] for start in starts.tolist()])
     else:  # a view in which row s starts at token s; picking rows copies just those

@@ -83,6 +83,8 @@ class Run:
                 self.show_progress()
                 if stop or due:
                     self.save()
+        for block in self.model.blocks:  # whatever comes now has other shapes, each to be compiled
+            block._compiled_call_impl = None
         if self.step < config.steps:
             if self.world > 1:  # whoever leaves first would end the one that saves
                 dist.barrier()
@@ -268,9 +270,9 @@ def make_watch(tokenizer, z, write):
     def watch(model, step):
         text, noise = z.to(model.embedding.weight.device), torch.Generator().manual_seed(1)
         masked = text == tokenizer.mask_id
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # not for a text or two
             guess = model(text, masked.float().mean(dim=1)).argmax(dim=-1)[0].tolist()
-        sample = write(model, torch.full_like(text, tokenizer.mask_id), noise)[0].tolist()
+            sample = write(model, torch.full_like(text, tokenizer.mask_id), noise)[0].tolist()
         shown = [
             f"[{tokenizer.show(i)}]" if hidden else tokenizer.show(i)
             for i, hidden in zip(guess, masked[0].tolist(), strict=True)
