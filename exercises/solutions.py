@@ -53,8 +53,8 @@ def in_blocks(model, z, block, steps, generator):
         in_block[:, start : start + block] = True
         for i in range(steps):  # alpha goes from i / steps to (i + 1) / steps
             chance = 1 / (steps - i)
-            comes_off = torch.rand(z.shape, generator=generator, dtype=torch.float64) < chance
-            where = (z == model.mask_id) & in_block & comes_off
+            unmasked = torch.rand(z.shape, generator=generator, dtype=torch.float64) < chance
+            where = (z == model.mask_id) & in_block & unmasked
             if where.any():
                 fill(model, z, where, i / steps, u)
     return z

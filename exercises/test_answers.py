@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exercises import exercises
-from mdlm.config import Config
+from settings import Config
 from toy import (
     MASK,
     TEXTS,
