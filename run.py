@@ -11,6 +11,7 @@ An active virtual environment is used; if there is none, `.venv` is created besi
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,7 +22,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MAIN = ["train_model.ipynb", "sampling.ipynb"]
-NOTEBOOKS = [*MAIN, "twin.ipynb"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -152,9 +152,9 @@ def has_cleared(text):
 def main():
     if sys.version_info < (3, 11):  # noqa: UP036 (there is no package whose installer would say so)
         sys.exit(f"Python 3.11 or later is needed, and this is {sys.version.split()[0]}")
-    from bpe_tokenizer import print_anything
+    from files import use_utf8
 
-    print_anything()
+    use_utf8()
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -179,6 +179,13 @@ def main():
         here = Path.cwd() if arguments.command == "watch" else None  # where the files are it names
         call(python, __file__, arguments.command, "--inside", *rest, folder=here)
         return
+    if arguments.command == "test":
+        os.chdir(HERE)
+        call(sys.executable, "-m", "ruff", "check", ".")
+        call(sys.executable, "-m", "ruff", "format", "--check", ".")
+        call(sys.executable, "-m", "pytest", *rest)
+        return
+    export_notebooks(HERE)
     if arguments.command == "watch":
         call(sys.executable, str(HERE / "sample_visual.py"), *rest, folder=Path.cwd())
         return
@@ -189,24 +196,27 @@ def main():
         print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
     elif arguments.command == "twin":
         execute("twin.ipynb")
-    elif arguments.command == "export":
-        export_notebooks("mdlm")
-    else:
-        call(sys.executable, "-m", "ruff", "check", ".")
-        call(sys.executable, "-m", "ruff", "format", "--check", ".")
-        call(sys.executable, "-m", "pytest", *rest)
 
 
 def export_notebooks(folder):
-    """Write the cells marked `#| export NAME` of the notebooks to `folder`/NAME.py."""
+    """Write the cells marked `#| export NAME` to mdlm/NAME.py, and say so if that changed them."""
+    from identity import NOTEBOOKS, check_exported
+
+    with contextlib.suppress(ValueError):  # UserError: something has been edited
+        return check_exported()
     from nbdev.export import nb_export
     from nbdev.maker import ModuleMaker
 
     def whole_module(**options):  # nbdev would add to a module that a cell names; write it anew
         return ModuleMaker(**{**options, "is_new": True})
 
+    before = {path: path.read_bytes() for path in (folder / "mdlm").glob("*.py")}
     for notebook in NOTEBOOKS:
-        nb_export(notebook, lib_path=folder, mod_maker=whole_module)
+        nb_export(str(folder / notebook), lib_path=str(folder / "mdlm"), mod_maker=whole_module)
+    changed = [
+        p.name for p in sorted((folder / "mdlm").glob("*.py")) if before.get(p) != p.read_bytes()
+    ]
+    print(f"exported from the notebooks: mdlm/ ({', '.join(changed)})", flush=True)
 
 
 if __name__ == "__main__":
