@@ -7,10 +7,8 @@
     python sample_visual.py --save out.png --view order  six moments on one sheet
     python sample_visual.py --race                       against the autoregressive twin
 
-In the window, H shows every key; whatever has a key can be clicked as well.
-
-This is the command line; what it brings together is in visual/, whose __init__.py says where to
-begin. In a notebook, `visual.files.show_inline` shows a `Trajectory` as an animation.
+In the window, H shows every key; whatever has a key can be clicked as well. Its parts are in
+visual/. In a notebook, `visual.files.show_inline` shows a `Trajectory` as an animation.
 """
 
 import argparse
@@ -39,9 +37,7 @@ def parse_arguments(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", nargs="?", help="a trained model (default: the newest)")
-    parser.add_argument(
-        "--folder", default=HERE / "checkpoints", help="where to look for the newest"
-    )
+    parser.add_argument("--folder", default=HERE / "checkpoints", help="where to look for it")
     run = parser.add_argument_group("the run")
     run.add_argument("--prompt", default="", help="how the text begins; each _ in it is one mask")
     run.add_argument("--steps", type=int, default=defaults.steps, help="(default: %(default)s)")
@@ -50,13 +46,7 @@ def parse_arguments(argv=None):
     run.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler)
     run.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     run.add_argument("--length", type=int, help="in tokens (default: the model's context)")
-    run.add_argument(
-        "--race",
-        nargs="?",
-        const="",
-        metavar="TWIN",
-        help="against an autoregressive twin (default: the newest)",
-    )
+    run.add_argument("--race", nargs="?", const="", metavar="TWIN", help="against its GPT twin")
     shown = parser.add_argument_group("what it looks like")
     shown.add_argument("--view", choices=VIEWS, default="text")
     shown.add_argument("--theme", choices=THEMES, default="dark")
@@ -90,7 +80,7 @@ def load(arguments):
     # here, as it takes seconds, and may raise UserError
     from mdlm.model import DiffusionTransformer
     from saving import load_checkpoint, newest_checkpoint
-    from visual.worker import Worker, record_run, waiting_record
+    from visual.worker import Worker, record_run
 
     path = arguments.checkpoint or newest_checkpoint(arguments.folder)
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
@@ -101,7 +91,7 @@ def load(arguments):
     settings = Settings(**{name: getattr(arguments, name) for name in names})
     if settings.length is None:
         settings = replace(settings, length=model.config.context)
-    waiting_record(model, tokenizer, settings)  # raises UserError if they do not make sense
+    worker.waiting(settings)  # raises UserError if they make no sense
     if arguments.race is not None:
         path = arguments.race or newest_checkpoint(arguments.folder, twin=True)
         twin, its_tokenizer, _ = load_checkpoint(path, DiffusionTransformer)

@@ -30,7 +30,6 @@ class State:
     help: bool = False
     mouse: tuple | None = None  # where it is, in pixels
     dragging: tuple | None = None  # x and width of the timeline, while it is dragged
-    cursor: int | None = None  # the token that the keyboard points at
     picked: int = 0  # the setting that the keyboard changes, one of CHOICES
     draft: str | None = None  # the prompt while it is being typed
     busy: str = ""  # what the worker is doing
@@ -47,8 +46,6 @@ BINDINGS = (  # keys, their commands, what they do
     ("Home End", "step -inf, step inf", "to the start, the end"),
     (", .", "speed 0.5, speed 2", "slower, faster"),
     ("1 2 3", "view text, view order, view prediction", "text, order, prediction"),
-    ("Tab", "view next", "the next of these views"),
-    ("[ ]", "cursor -1, cursor 1", "point at a token"),
     ("P", "prompt", "type a prompt; each _ in it is a mask to fill"),
     ("Up Down", "pick -1, pick 1", "choose a setting of the next run"),
     ("- +", "less, more", "change it"),
@@ -118,9 +115,6 @@ def handle(state, command, record):
             return seek(state, math.floor(state.at) + float(n), record)
         case ["speed", factor]:
             return replace(state, speed=min(max(state.speed * float(factor), 0.125), 16.0))
-        case ["view", "next"]:
-            names = list(VIEWS)
-            return replace(state, view=names[(names.index(state.view) + 1) % len(names)])
         case ["view", name]:
             return replace(state, view=name)
         case ["theme"]:
@@ -128,11 +122,7 @@ def handle(state, command, record):
         case ["help"]:
             return replace(state, help=not state.help)
         case ["escape"]:
-            return replace(state, help=False, cursor=None)
-        case ["cursor", n]:
-            tokens = len(record.lanes) * record.settings.length
-            now = state.cursor if state.cursor is not None else -1 if n == "1" else 0
-            return replace(state, cursor=(now + int(n)) % tokens)
+            return replace(state, help=False)
         case ["prompt"]:
             return replace(state, draft=state.settings.prompt, help=False)
         case ["pick", n]:

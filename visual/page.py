@@ -9,7 +9,7 @@ from dataclasses import replace
 from visual.colors import THEMES, certainty_color, probability_color, viridis
 from visual.controls import BINDINGS, CHOICES, VIEWS
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
-from visual.record import MASKED, candidates, lane_of
+from visual.record import MASKED, candidates, facts, lane_of
 from visual.typesetting import BLEED, lay_out_panel, line_height
 
 # -- rows
@@ -42,22 +42,16 @@ def arrows(style, value, less, more):
 
 def header_row(record, state, style, width):
     """The title on the left; on the right the views, help and theme."""
-    theme, size = style.theme, style.px(14)
     names = [(view, f"view {view}") for view in VIEWS]
     if state.controls:
-        names += [("theme", "theme"), ("?", "help")]
-    groups = [[(f" {name} ", theme.faint, command)] for name, command in names]
+        names += [("theme", "theme"), ("help", "help")]
+    chosen = f"view {state.view}"
+    colors = {True: style.theme.accent, False: style.theme.faint}
+    groups = [[(f" {name} ", colors[command == chosen], command)] for name, command in names]
     right, h = flow(style, groups, width, style.px(4))
     left = width - extent(right)[0]
-    title = shorten(style.fonts, visible(record.title), size, left - style.px(20))
-    items = [style.text(0, 0, title, theme.ink)]
-    for item in moved(right, left, 0):
-        if item.command == f"view {state.view}":
-            place = (item.x, item.y, item.w, item.h)
-            items.append(Item("box", *place, theme.ink, radius=style.px(5)))
-            item = item._replace(color=theme.page)
-        items.append(item)
-    return items, h
+    title = shorten(style.fonts, visible(record.title), style.px(14), left - style.px(20))
+    return [style.text(0, 0, title, style.theme.ink), *moved(right, left, 0)], h
 
 
 def caption_row(record, state, style, width):
@@ -113,23 +107,9 @@ def timeline_row(record, state, style, width):
 
 
 def status_row(record, state, style, width):
-    """Where we are, in numbers."""
-    step, n_steps, masks = math.floor(state.at), record.n_steps, record.masked(0)
-    if record.twin:
-        now = record.clock * state.at / n_steps
-        facts = [("the clock, in seconds", f"{now:.2f}/{record.clock:.2f}")]
-    else:
-        facts = [
-            ("step", f"{step:>{len(str(n_steps))}}/{n_steps}"),
-            ("t", f"{1 - step / n_steps:.2f}"),
-            ("masked", f"{record.masked(step):>{len(str(masks))}}"),
-            ("network calls", f"{record.calls[step]:.0f}"),
-        ]
-        if record.live:  # neither the steps nor the time of the whole run are known
-            facts = facts[2:]
-        elif record.seconds > 0:
-            facts.append(("tokens/s", f"{masks / record.seconds:.0f}"))
-    groups = [fact(style, *each) for each in facts]
+    """Where we are, in numbers; in a race they stand over each lane."""
+    alone = facts(record, record, state.at) if record.twin is None else []
+    groups = [fact(style, *each) for each in alone]
     if state.controls:
         speed = arrows(style, f"{state.speed:g}x", "speed 0.5", "speed 2")
         groups.append([("speed", style.theme.faint), *speed])
@@ -161,16 +141,9 @@ def settings_row(record, state, style, width):
 
 def lane_row(record, lane, state, style, width):
     """Over each panel of a race: who it is, and how far."""
-    step = min(math.floor(state.at), lane.n_steps)
     name = "twin: from left to right" if lane is record.twin else "diffusion: all places at once"
-    groups = [[(name, style.theme.ink)], fact(style, "masked", f"{lane.masked(step)}")]
-    if not lane.live:
-        seconds = min(record.clock * state.at / lane.n_steps, lane.seconds)
-        groups[1:] = [
-            fact(style, "calls", f"{lane.calls[step]:>{len(str(lane.calls[-1]))}.0f}"),
-            fact(style, "seconds", f"{seconds:.2f}"),
-        ]
-    return flow(style, groups, width, style.px(20))
+    groups = [fact(style, *each) for each in facts(record, lane, state.at)]
+    return flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
 
 
 # -- what lies on top
@@ -218,8 +191,7 @@ def token_card(record, state, i, style):
 
 def quote(name):
     """A token in quotes, at most 24 characters of it, so that its spaces can be seen."""
-    text = visible(name)
-    return f"“{text if len(text) <= 24 else text[:23] + '…'}”"
+    return f"“{visible(name)[:24]}”"
 
 
 def put_beside(items, item, size, gap):
@@ -267,38 +239,36 @@ def lay_out(record, state, size, fonts, scale=1.0):
     style = Style(fonts, THEMES[state.theme], unit)
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
-    room = height - 2 * margin - 5 * line_height(fonts, style.px(13))  # for five lines of text
     rows = {make: make(record, state, style, inner) for make in ROWS}
     given_up = [status_row, header_row, caption_row, timeline_row]  # in a small window
     if not state.controls:
         del rows[settings_row]
     elif state.draft is None:  # what is being typed must be seen
         given_up.insert(0, settings_row)
-    while given_up and sum(h + gap for _, h in rows.values()) > room:
-        rows.pop(given_up.pop(0), None)
+    for make in [*given_up, None]:
+        room = height - 2 * margin - sum(h + gap for _, h in rows.values())
+        if room > 5 * line_height(fonts, style.px(13)):
+            break
+        rows.pop(make, None)
 
-    items, top, bottom = [], margin, height - margin
-    for make, (row, h) in rows.items():
-        if make in (header_row, caption_row):
-            items += moved(row, margin, top)
-            top += h + gap
-    for make, (row, h) in reversed(rows.items()):
-        if make not in (header_row, caption_row):
-            bottom -= h
-            items += moved(row, margin, bottom)
-            bottom -= gap
-    bleed = min(margin, style.px(BLEED))
-    panel = (margin - bleed, top, inner + 2 * bleed, bottom - top)
-    items += lay_out_lanes(record, state, panel, style)
+    items, y, bleed = [], margin, min(margin, style.px(BLEED))
+    for make in ROWS:
+        if make is timeline_row:  # the text is above it
+            panel = (margin - bleed, y + style.px(8), inner + 2 * bleed, room - style.px(8))
+            items += lay_out_lanes(record, state, panel, style)
+            y += room
+        if make in rows:
+            row, h = rows[make]
+            items += moved(row, margin, y)
+            y += h + gap
     page = Layout(items, [])
     if state.help:
         return replace(page, overlay=help_card(size, style))
     pointed = page.at(*state.mouse) if state.mouse else None
-    token = pointed.token if pointed and pointed.token is not None else state.cursor
-    for item in [item for item in items if item.token is not None and item.token == token][:1]:
-        beside = token_card(record, state, token, style)
-        return replace(page, overlay=put_beside(beside, item, size, style.px(6)))
-    return page
+    if pointed is None or pointed.token is None:
+        return page
+    beside = token_card(record, state, pointed.token, style)
+    return replace(page, overlay=put_beside(beside, pointed, size, style.px(6)))
 
 
 def lay_out_lanes(record, state, box, style):

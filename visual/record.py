@@ -1,6 +1,7 @@
 """A run of a sampler, as it is shown: every text on the way. Nothing here runs a model."""
 
 import codecs
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -56,11 +57,6 @@ class Record:
     def n_steps(self):
         return len(self.calls) - 1
 
-    @property
-    def clock(self):
-        """Seconds that the slower of the lanes took."""
-        return max(lane.seconds for lane in self.lanes)
-
     @cached_property
     def since(self):
         """(S, L) the step after which the token that stands there, or the mask, appeared."""
@@ -105,6 +101,22 @@ def candidates(record, i, at):
     return list(zip(map(record.tokenizer.show, ids[m]), probabilities[m], strict=True))
 
 
+def facts(record, lane, at):
+    """Where a lane of the record is, as (label, value) pairs that do not change their width."""
+    step, n_steps, total = math.floor(at), lane.n_steps, max(1, lane.calls[-1])
+    calls = lane.calls[min(step, n_steps)]
+    found = [
+        ("masked", f"{lane.masked(step):>{len(str(lane.masked(0)))}}"),
+        ("network calls", f"{calls:>{len(f'{total:.0f}')}.0f}"),
+    ]
+    if lane.live:  # neither the steps nor the time of the whole run are known
+        return found
+    if record.twin is None:
+        steps = f"{step:>{len(str(n_steps))}}/{n_steps}"
+        found = [("step", steps), ("t", f"{1 - step / n_steps:.2f}"), *found]
+    return [*found, ("seconds", f"{lane.seconds * calls / total:.2f}")]
+
+
 def record_trajectory(trajectory, tokenizer, settings=None, row=0, **rest):
     """Text number `row` of a `Trajectory` as a `Record`; rest: what else it shall hold."""
     change = np.unique(np.append(trajectory.step[row].numpy(), 0))
@@ -127,9 +139,9 @@ def race(record, twin, ticks=480):
 
     Their steps become ticks of that clock. A network call takes its share of a run's seconds.
     """
-    lanes, record = [], replace(record, twin=twin)
-    for lane in record.lanes:
-        call = lane.seconds / record.clock * ticks / max(1, lane.calls[-1])
+    lanes, clock = [], max(record.seconds, twin.seconds)
+    for lane in (record, twin):
+        call = lane.seconds / clock * ticks / max(1, lane.calls[-1])
         done = np.ceil(lane.calls * call - 1e-6).astype(int)  # (T + 1,) the tick that ends a step
         step = np.searchsorted(done, np.arange(ticks + 1), side="right") - 1  # at each tick
         change = done[lane.change]

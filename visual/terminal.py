@@ -1,6 +1,5 @@
 """The run as text in a terminal."""
 
-import math
 import os
 import shutil
 import time
@@ -9,7 +8,7 @@ import unicodedata
 from visual.colors import THEMES, mix
 from visual.controls import SECONDS
 from visual.items import shorten
-from visual.record import MASKED, pieces
+from visual.record import MASKED, facts, pieces
 from visual.typesetting import appearance, break_lines
 
 
@@ -18,21 +17,8 @@ class Cells:
 
     def width(self, text, size):
         """Cells that a terminal uses for a text."""
-        return sum(map(self.cell, text))
-
-    @staticmethod
-    def cell(character):
-        if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me"):
-            return 0
-        return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def escaped(text, ink, paper):
-    """The text in these colours, (red, green, blue) or None, for a terminal."""
-    for layer, color in ((38, ink), (48, paper)):
-        if color is not None:
-            text = "\x1b[{};2;{};{};{}m{}".format(layer, *color, text)
-    return text + "\x1b[0m"
+        wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+        return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
 def text_frame(record, at, view, theme, columns, colors):
@@ -48,26 +34,19 @@ def text_frame(record, at, view, theme, columns, colors):
         shown = shorten(cells, shown, 1, spot.w)
         shown += " " * int(spot.w - cells.width(shown, 1))
         if colors:
-            shown = escaped(shown, ink, paper)
+            code = "38;2;{};{};{}".format(*ink) + (";48;2;{};{};{}".format(*paper) if paper else "")
+            shown = f"\x1b[{code}m{shown}\x1b[0m"
         lines[spot.line] += " " * int(spot.x - ends[spot.line]) + shown
         ends[spot.line] = spot.x + spot.w
     return lines
-
-
-def status_line(record, step):
-    """Where a run is after `step` steps, in one line."""
-    line = f"step {step}/{record.n_steps}  t {1 - step / record.n_steps:.2f}"
-    line += f"  masked {record.masked(step)}  network calls {record.calls[step]:.0f}"
-    if record.seconds:
-        line += f"  {record.seconds * record.calls[step] / max(1, record.calls[-1]):.2f} s"
-    return line
 
 
 def frame(record, at, state, columns, colors, room=None):
     """What is to be seen of a run or a race as lines; `room`: lines for each text (None: all)."""
     lines = []
     for lane in record.lanes:
-        lines.append(shorten(Cells(), status_line(lane, math.floor(at)), 1, columns))
+        status = "  ".join(f"{label} {value}" for label, value in facts(record, lane, at))
+        lines.append(shorten(Cells(), status, 1, columns))
         lines += text_frame(lane, at, state.view, THEMES[state.theme], columns, colors)[:room]
         lines.append("")
     return lines

@@ -173,14 +173,12 @@ def lay_out_panel(record, state, box, style, before=0):
         end += bleed if after is None or after.gap else -hair
         start = left - bleed if spot.gap else left
         place = (start, top, max(1, end - start), glyph)
-        token = Item("box" if paper else "area", *place, paper, radius=size / 5, token=before + i)
-        items.append(token)
+        kind = "box" if paper else "area"
+        items.append(Item(kind, *place, paper, radius=size / 5, token=before + i))
         if text is None:
             items.append(style.text(left, top, spot.text, ink, size=size)._replace(w=spot.w))
         elif text:
             items.append(fit(style, text, (left, top, spot.w, glyph), size, ink))
         if record.since[row, i] == 0 and record.texts[row, i] != MASKED:  # given
             items.append(Item("box", left, top + glyph - hair, spot.w, hair, theme.accent))
-        if token.token == state.cursor:
-            items.append(token._replace(kind="outline", color=theme.ink))
     return items

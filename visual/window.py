@@ -60,7 +60,7 @@ def show(window, worker, state):
         if worker.record is not record:
             record = worker.record
             if not record.live:
-                state = replace(state, at=0.0, playing=True, cursor=None)
+                state = replace(state, at=0.0, playing=True)
         if worker.message:
             state, worker.message = replace(state, message=worker.message), ""
         state = replace(state, busy=worker.busy)

@@ -124,9 +124,7 @@ class Worker:
 
         Raises UserError, and leaves that one alone, if the new one is not possible.
         """
-        self.record = self.with_twin(
-            waiting_record(self.model, self.tokenizer, settings, self.title)
-        )
+        self.record = self.waiting(settings)
         self.orders.put(settings)
         if not self.thread.is_alive():
             self.thread.start()
@@ -151,6 +149,7 @@ class Worker:
 
     def sample(self, settings):
         """One run, or one race, as a `Record`."""
+        self.record = self.waiting(settings)
         record = record_run(self.model, self.tokenizer, settings, self.title, self.publish)
         if self.twin is None:
             return record
@@ -161,12 +160,12 @@ class Worker:
         """Show what there is so far, unless somebody wants something else by now."""
         if not self.orders.empty():
             raise Stopped
-        self.record = self.with_twin(live)
-        done, L = live.texts.shape[1] - live.masked(live.n_steps), live.texts.shape[1]
-        self.busy = f"Sampling: {done} of {L} tokens."
+        self.record = replace(live, twin=self.record.twin)
+        masked, L = live.masked(live.n_steps), live.texts.shape[1]
+        self.busy = f"Sampling: {L - masked} of {L} tokens."
 
-    def with_twin(self, live):
-        """A live record beside one of the twin, which waits."""
-        if self.twin is None:
-            return live
-        return replace(live, twin=waiting_record(self.twin, self.tokenizer, live.settings))
+    def waiting(self, settings):
+        """What there is of a run, or of a race, before it begins."""
+        first = waiting_record(self.model, self.tokenizer, settings, self.title)
+        twin = self.twin and waiting_record(self.twin, self.tokenizer, settings)
+        return replace(first, twin=twin)
