@@ -21,6 +21,11 @@ def show_masks(ids, tokenizer):
     return "".join(" ▁▁" if i == tokenizer.mask_id else tokenizer.show(i) for i in map(int, ids))
 
 
+def readable(token):
+    """A token's text as a label: line breaks are shown, and "$" is no mathematics."""
+    return token.replace("\n", "¶").replace("$", r"\$").strip() or "·"
+
+
 def draw_tokens(tokenizer, x, z, guesses):
     """A row for each item of `guesses` {label: L token ids}: what was said at the masks of z.
 
@@ -37,10 +42,10 @@ def draw_tokens(tokenizer, x, z, guesses):
         for true, seen, said in zip(x.tolist(), z[row].tolist(), ids, strict=True):
             masked = seen == tokenizer.mask_id
             color = ("#c8e6c9" if said == true else "#ffcdd2") if masked else "none"
-            word = tokenizer.show(said if masked else seen).strip().replace("\n", "¶") or "·"
+            word = readable(tokenizer.show(said if masked else seen))
             box = dict(boxstyle="square,pad=0.15", fc=color, ec="none")
             text = axis.text(
-                at, row + 0.5, word.replace("$", r"\$"), va="center", fontsize=8, bbox=box,
+                at, row + 0.5, word, va="center", fontsize=8, bbox=box,
                 color="black" if masked else "0.55",
             )  # fmt: skip
             extent = text.get_window_extent(renderer).transformed(axis.transData.inverted())
@@ -113,11 +118,11 @@ def draw_run(run, per_byte, lines):
 
 
 def draw_predictions(tokenizer, p, x, places, n=5):
-    """The n likeliest tokens at some places, as bars. p: (L, V) probabilities; x: (L,) the truth."""
+    """The n likeliest tokens at some places, as bars. p: (L, V) probabilities; x: (L,) true ids."""
     _, axes = plt.subplots(1, len(places), figsize=(8, 1.8), layout="constrained")
     for axis, place in zip(axes, places, strict=True):
         best = p[place].topk(n)
-        names = [tokenizer.show(i).replace("\n", "¶").replace("$", r"\$") for i in best.indices]
+        names = [readable(tokenizer.show(i)) for i in best.indices]
         colors = ["C0" if i == x[place] else "0.75" for i in best.indices]
         axis.barh(range(n), best.values, color=colors, tick_label=names)
         axis.invert_yaxis()

@@ -11,7 +11,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-
 SCHEDULES = {  # name: t -> (alpha_t, w_t)
     "linear": lambda t: (1 - t, 1 / t),
     "cosine": lambda t: ((math.pi / 2 * t).cos(), math.pi / 2 / (math.pi / 4 * t).tan()),
@@ -27,7 +26,7 @@ def forward_process(x, alpha_t, mask_id, generator=None):
     keep = torch.rand(x.shape, generator=generator).to(x.device) < alpha_t[:, None]
     return torch.where(keep, x, mask_id)
 
-# %% ../train_model.ipynb #8abdea86
+# %% ../train_model.ipynb #ac9b1031
 def subs(log_p, z_t, mask_id):
     """Apply both rules to log-probabilities of the tokens: (B, L, V - 1) -> (B, L, V)."""
     log_p = F.pad(log_p, (0, 1), value=-torch.inf)  # the mask, the last id, is never an answer
@@ -38,7 +37,7 @@ def subs(log_p, z_t, mask_id):
 def plain_nelbo(model, x, t, generator=None):
     """One-sample estimate of the NELBO of each text, in nats, with alpha_t = 1 - t (MDLM, eq. 11).
 
-    model(z_t) gives log x_theta, (B, L, V); x: (B, L) token ids; t: (B,) times in (0, 1). Returns (B,).
+    model(z_t): log x_theta, (B, L, V); x: (B, L) token ids; t: (B,) times in (0, 1). Returns (B,).
     """
     z_t = forward_process(x, 1 - t, model.mask_id, generator)
     log_p = model(z_t)  # (B, L, V)

@@ -88,7 +88,7 @@ class Attention(nn.Module):
             y = self.weights(q, k).type_as(v) @ v  # (B, H, L, D)
         return self.out(y.transpose(1, 2).flatten(2))
 
-# %% ../train_model.ipynb #0a5c0ced
+# %% ../train_model.ipynb #d16f3a17
 class Block(nn.Module):
     """Pre-norm transformer block. x: (B, L, C), c: None or (B, C), the embedded time."""
 
@@ -104,9 +104,7 @@ class Block(nn.Module):
     def forward(self, x, cos, sin, c=None):
         scale1 = shift1 = scale2 = shift2 = 0
         if c is not None:
-            scale1, shift1, scale2, shift2 = self.modulation(c)[:, None].chunk(
-                4, dim=-1
-            )  # (B, 1, C)
+            scale1, shift1, scale2, shift2 = self.modulation(c)[:, None].chunk(4, -1)  # (B, 1, C)
         x = x + self.dropout(self.attention(self.norm1(x) * (1 + scale1) + shift1, cos, sin))
         return x + self.dropout(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
 
