@@ -2,16 +2,25 @@
 
 import hashlib
 import http.client
+import math
 import os
+import sys
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from bpe_tokenizer import BPETokenizer
 from files import UserError, read_text, write_atomically
-from shards import Shards, open_tokens, token_dtype
+
+try:
+    import numpy as np
+
+    from shards import Shards, open_tokens, token_dtype
+except ModuleNotFoundError as error:  # the first thing a notebook meets in the wrong environment
+    raise UserError(
+        f"{sys.executable} has no {error.name}: choose the Python in .venv as the notebook's "
+        "kernel, or activate .venv and start again (python run.py makes it)"
+    ) from None
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -54,6 +63,11 @@ def shakespeare_bytes():
     if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
         raise UserError(f"{SHAKESPEARE_URL} is not the file it should be (its SHA-256 differs)")
     return data
+
+
+def usual_vocab_size(text):
+    """A vocabulary that a text is long enough for: 512 to 8,192, about a token for 100 bytes."""
+    return min(8192, max(512, 2 ** int(math.log2(len(text.encode("utf-8")) / 64))))
 
 
 def split_text(text):

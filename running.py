@@ -38,6 +38,7 @@ class Run:
         self.path = Path(folder) / f"{run_name(config, code)}.safetensors"
         self.resume_path = self.path.with_suffix(".resume.pt")
         self.step, self.seconds, self.losses, self.history = 0, 0.0, [], []
+        self.saved_at = None  # when this process last wrote or read the state
         self.bar = tqdm(disable=True)
         self.rank, self.world = rank_and_world()
         if self.device.type == "mps" and config.activation_checkpointing and config.dropout:
@@ -163,11 +164,18 @@ class Run:
             text=self.text,
             **self.state(),
         )
+        if self.saved_at not in (None, self.modified()):
+            raise UserError(f"{self.path.stem}: another program trains the same run; this one ends")
         save_state(self.resume_path, state)
+        self.saved_at = self.modified()
+
+    def modified(self):
+        """When the file of the state was written; None if there is none."""
+        return self.resume_path.stat().st_mtime_ns if self.resume_path.exists() else None
 
     def restore(self):
         """Go on from the saved state. Raises UserError if it is damaged, or of another text."""
-        state = load_state(self.resume_path)
+        state, self.saved_at = load_state(self.resume_path), self.modified()
         if state["text"] != self.text:
             raise UserError(f"{self.resume_path}: that run was on another text; {AGAIN}")
         self.model.load_state_dict(state["model"])

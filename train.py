@@ -13,7 +13,7 @@ Interrupted runs resume where they stopped. Every setting of the notebook is an 
 import argparse
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from files import UserError, check_writable, use_utf8
@@ -60,7 +60,27 @@ def parse_arguments(argv=None):
             )
     arguments = parser.parse_args(argv)
     given = {field.name: getattr(arguments, field.name) for field in fields(Config)}
-    return settings(arguments.preset, **given), arguments
+    config = settings(arguments.preset, **given)
+    if arguments.vocab_size is None:
+        config = replace(config, vocab_size=enough_tokens(config))
+    return config, arguments
+
+
+def enough_tokens(config):
+    """The preset's vocabulary, or a smaller one for a short text, and says so."""
+    from corpus import is_prepared, load_text, usual_vocab_size
+
+    if is_prepared(config.corpus) or config.corpus in ("kjv", "shakespeare"):
+        return config.vocab_size
+    text = load_text(config.corpus)
+    n_tokens = min(config.vocab_size, usual_vocab_size(text))
+    if n_tokens < config.vocab_size and os.environ.get("RANK", "0") == "0":
+        print(
+            f"a short text ({len(text):,} characters): {n_tokens} tokens, not {config.vocab_size} "
+            "(--vocab-size); soon memorised: --dropout 0.1 delays that, --steps ends before it",
+            file=sys.stderr,
+        )
+    return n_tokens
 
 
 def export(run, path):
