@@ -125,12 +125,13 @@ def load_checkpoint(path, network, device=None):
         if header.pop("fingerprint", None) != fingerprint(weights, header):
             raise UserError("damaged (its fingerprint is not that of its content)")
         tokenizer = BPETokenizer.from_json(header["tokenizer"])
-        if tokenizer.vocab_size != config.vocab_size:
+        if not tokenizer.vocab_size == tokenizer.mask_id + 1 == config.vocab_size:
             raise UserError("damaged (its tokenizer is not its network's)")
         model = network(config)
         model.load_state_dict({name: weight.float() for name, weight in weights.items()})
-        said, expected = torch.tensor(answers(model)), torch.tensor(json.loads(header["answers"]))
-        if not torch.allclose(said, expected, rtol=0, atol=1e-4):
+        said = torch.tensor(answers(model), dtype=torch.float64)
+        expected = torch.tensor(json.loads(header["answers"]), dtype=torch.float64)
+        if said.shape != expected.shape or not torch.allclose(said, expected, rtol=0, atol=1e-4):
             raise UserError(ANOTHER_NETWORK)
         metadata = json.loads(header["metadata"])
     return model.to(device or pick_device()).eval(), tokenizer, metadata
