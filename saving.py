@@ -50,12 +50,15 @@ def run_name(config, code):
 
 
 @torch.no_grad()
-def answers(model):
+def answers(model, dtype=torch.float32):
     """What a network says to a fixed text with masks: log-probabilities, in float64. A list.
 
-    Tells networks apart whose weights have the same shapes.
+    Tells networks apart whose weights have the same shapes. dtype: what the weights are rounded to.
     """
-    model, config = copy.deepcopy(model).to("cpu", torch.float64).eval(), model.config
+    model, config = copy.deepcopy(model).eval(), model.config
+    for p in model.parameters():
+        p.data = p.data.to(dtype)
+    model.to("cpu", torch.float64)
     z = torch.arange(min(16, config.context))[None] * 7919 % config.vocab_size  # (1, L)
     z[:, ::2] = model.mask_id
     with torch.compiler.set_stance("force_eager"):
@@ -84,7 +87,7 @@ def save_checkpoint(path, model, tokenizer, metadata, dtype=torch.float32):
         "config": json.dumps(asdict(model.config)),
         "tokenizer": tokenizer.to_json(),
         "metadata": json.dumps(metadata),
-        "answers": json.dumps(answers(model)),
+        "answers": json.dumps(answers(model, dtype)),
     }
     header["fingerprint"] = fingerprint(weights, header)
     write_atomically(path, safetensors.torch.save(weights, header))
