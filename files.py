@@ -71,12 +71,12 @@ def to_text(data, path, start=0):
     for beginning, kind in NOT_TEXT.items():
         if start == 0 and data.startswith(beginning):
             raise UserError(f"{path}: this is {kind}: {cure}")
+    if b"\0" in data:
+        raise UserError(f"{path}: it has NUL bytes, as UTF-16 and binary files have: {cure}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {start + error.start}: {cure}") from None
-    if "\0" in text:
-        raise UserError(f"{path}: it has NUL bytes, as UTF-16 and binary files have: {cure}")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
