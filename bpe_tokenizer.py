@@ -99,7 +99,7 @@ PATTERN = (
     r"|\s{1,64}(?!\S)|\s{1,64}"  # white space, leaving the last space to the word that follows
 )
 find_words = re.compile(PATTERN).findall
-find_cut = re.compile(r"(?<=\S) (?=\S)").search  # such a space always begins a word
+find_cut = re.compile(r" (?=\S)").search  # a space that begins a word, whatever stands before it
 
 
 def split_into_words(text, size=16_000):

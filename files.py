@@ -41,8 +41,8 @@ def plain_file(path):
     place = Path(path)
     try:
         place.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # a NUL byte in a path is a ValueError
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
     if not place.is_file():
         raise UserError(f"{path}: cannot be read (not a plain file, but a folder, pipe or device)")
     if place.suffix.lower() in (".html", ".htm", ".xml", ".jsonl"):
@@ -77,7 +77,8 @@ def to_text(data, path, start=0):
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {start + error.start}: {cure}") from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text if start else text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_atomically(path, data):

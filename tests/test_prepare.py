@@ -67,7 +67,7 @@ def documents(tokenizer, texts):
 # -- cutting
 
 
-PARTS = st.lists(st.sampled_from([*WORDS, " ", "  ", "\n", "\r\n", "\t", "x" * 70, "|"]))
+PARTS = st.lists(st.sampled_from([*WORDS, " ", "  ", "\n", "\r\n", "\t", "x" * 70, "|", "\ufeff"]))
 
 
 @given(PARTS, st.integers(0, 200))

@@ -112,13 +112,14 @@ DAMAGES = {
     "another version": lambda f: edit(f, format="mdlm-tokens 1"),
     "a damaged tokenizer": lambda f: edit(f, tokenizer="{}"),
     "not finished": lambda f: edit(f, complete=False),
-    "another place": lambda f: edit(f, shards=[{"file": "../train-000000.bin", "tokens": 5}]),
+    "a file elsewhere": lambda f: edit(f, shards=[{"file": "../train-000000.bin", "tokens": 5}]),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_tokens_get_one_line(damage, tmp_path):
     write_tokens(tmp_path, [5, 3])
-    DAMAGES[damage](tmp_path)
+    write_tokens(tmp_path / "o", [5, 3])
+    DAMAGES[damage](tmp_path / "o")
     with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}[^\n]*prepare[^\n]*$"):
-        open_tokens(tmp_path)
+        open_tokens(tmp_path / "o")
