@@ -22,7 +22,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from mdlm.corpus import load_text  # noqa: E402
+from corpus import load_text  # noqa: E402
 
 
 def write_text(path, megabytes):

@@ -32,8 +32,8 @@ from bpe_tokenizer import (  # noqa: E402
     learn_merges_simply,
     split_into_words,
 )
+from corpus import load_text  # noqa: E402
 from files import read_text, write_atomically  # noqa: E402
-from mdlm.corpus import load_text  # noqa: E402
 
 # -- texts
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpe_tokenizer import BPETokenizer
+from corpus import windows
 from files import UserError
-from mdlm.corpus import windows
 from shards import FORMAT, MANIFEST, open_tokens, token_dtype
 
 TOKENIZER = BPETokenizer.train("the cat and the hat " * 9, 270)
