@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from mdlm.diffusion import subs
 from settings import Config
 
 L, MASK = 3, 3  # the tokens are 0, 1, 2, and the mask is 3
@@ -39,6 +40,9 @@ class TableDenoiser:
 
     def head(self, h):
         return h
+
+    def __call__(self, z, t=None):
+        return subs(self.features(z), z, MASK)  # (B, 3, 4)
 
 
 class ExactDenoiser(TableDenoiser):
@@ -87,9 +91,9 @@ def exact_nelbo_in_steps(model, x, steps):
     total = 0.0
     for i in range(1, steps + 1):
         s, t = (i - 1) / steps, i / steps
-        comes_off = (t - s) / t
+        unmasked = (t - s) / t  # the share of the masks that this step unmasks
         for k in range(1, L + 1):
-            total += comes_off * chance_of_masks(k, t) * cross_entropy_at(model, x, k)
+            total += unmasked * chance_of_masks(k, t) * cross_entropy_at(model, x, k)
     return total
 
 
@@ -105,7 +109,7 @@ def orders(model, x):
     return values
 
 
-def follow_branches(states, choices):
+def all_branches(states, choices):
     """{text: probability} after a step: `choices(z)` lists (token, probability) for each place."""
     new = {}
     for z, weight in states.items():
@@ -136,7 +140,7 @@ def exact_sampler(model, steps, eta=0.0, start=(MASK,) * L):
                 for place in range(L)
             ]
 
-        states = follow_branches(states, choices)
+        states = all_branches(states, choices)
     return states
 
 
@@ -156,7 +160,7 @@ def exact_groups(model, sizes, start=(MASK,) * L):
                     for place in range(L)
                 ]
 
-            states = follow_branches(states, choices)
+            states = all_branches(states, choices)
         for text, weight in states.items():
             total[text] += weight / len(every)
     return total
