@@ -132,8 +132,7 @@ class Worker:
     def close(self):
         """Stop at the next network call (the twin, once begun, writes to its end)."""
         self.orders.put(None)
-        if self.thread.is_alive():
-            self.thread.join(timeout=2)
+        self.thread.join(timeout=2)
 
     def work(self):
         while (settings := self.orders.get()) is not None:
