@@ -136,7 +136,7 @@ def export_notebooks(folder):
     from identity import NOTEBOOKS, check_exported
 
     with contextlib.suppress(ValueError):  # UserError: something has been edited
-        return check_exported()
+        return check_exported(folder)
     from nbdev.export import nb_export
     from nbdev.maker import ModuleMaker
 

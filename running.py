@@ -106,7 +106,8 @@ class Run:
     def evaluating(self):
         """Inside this context the model has the averaged weights, and the clock stands still.
 
-        Gives `progress(part)`, to be told which part of the evaluation is done, from 0 to 1.
+        Gives `progress(part)`, to be told which part of the evaluation is done, from 0 to 1. After
+        the last evaluation everything is saved once more, with what was recorded.
         """
         start, percent = time.perf_counter(), "evaluating: {percentage:3.0f} %"
         with (
@@ -117,13 +118,13 @@ class Run:
         ):
             yield lambda part: bar.update(part - bar.n)
         self.evaluation_seconds += time.perf_counter() - start
+        if self.step == self.config.steps:  # not inside, where the model has other weights
+            self.save()
 
     def record(self, **row):
-        """Add the result of an evaluation to the history; save, if it was the last."""
+        """Add the result of an evaluation to the history."""
         tokens = self.step * self.config.batch_size * self.config.context
         self.history.append(dict(step=self.step, tokens=tokens, seconds=self.seconds, **row))
-        if self.step == self.config.steps:
-            self.save()
 
     # files
 

@@ -77,7 +77,7 @@ def enough_tokens(config):
     if n_tokens < config.vocab_size and os.environ.get("RANK", "0") == "0":
         print(
             f"a short text ({len(text):,} characters): {n_tokens} tokens, not {config.vocab_size} "
-            "(--vocab-size). It is soon memorised: --dropout 0.1 delays that, --steps ends before it",
+            "(--vocab-size); soon memorised: --dropout 0.1 delays that, --steps ends before it",
             file=sys.stderr,
         )
     return n_tokens
