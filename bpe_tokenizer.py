@@ -85,8 +85,8 @@ def encode_simply(word, merges):
 # be one word, and merging inside it would take hours.
 
 LETTER = r"[^\W\d_]"
-# A vowel sign or an accent may be a character of its own, in Unicode's categories M, and belongs to
-# the letter before it. (So do two joiners and, beyond what we search, the variation selectors.)
+# Vowel signs and accents can be characters of their own, which follow a letter and belong to it:
+# Unicode's categories M. So do two joiners and the variation selectors, which are named here.
 CATEGORIES = "".join(unicodedata.category(chr(code))[0] for code in range(0x20000))
 RUNS = [(run.start(), run.end() - 1) for run in re.finditer("M+", CATEGORIES)]
 MARK = "[\u200c\u200d\U000e0100-\U000e01ef" + "".join(f"{chr(a)}-{chr(z)}" for a, z in RUNS) + "]"
@@ -99,7 +99,7 @@ PATTERN = (
     r"|\s{1,64}(?!\S)|\s{1,64}"  # white space, leaving the last space to the word that follows
 )
 find_words = re.compile(PATTERN).findall
-find_cut = re.compile(r"(?<=\S) (?=\S)").search  # such a space always begins a word
+find_cut = re.compile(r" (?=\S)").search  # a space that begins a word, whatever stands before it
 
 
 def split_into_words(text, size=16_000):
@@ -117,11 +117,10 @@ def split_into_words(text, size=16_000):
 
 
 def learn_merges(word_counts, n_merges):
-    """What `learn_merges_simply` returns, thousands of times as fast.
+    """What `learn_merges_simply` returns, hundreds of times as fast.
 
-    A merge changes only the pairs beside it. So pairs are counted once; after each merge the counts
-    of its neighbours are corrected, in the words that contain it, and a heap hands out the most
-    frequent pair.
+    A merge changes only the pairs beside it. So pairs are counted once, and after each merge we
+    correct the counts beside it, in the words that contain it. A heap hands out the best pair.
     """
     words = [list(word) for word in word_counts]  # the ids of each word, so far
     counts = list(word_counts.values())
@@ -190,7 +189,7 @@ class BPETokenizer:
         self.vocab_size = len(self.token_bytes)
         self.mask_id = self.special_ids.get(MASK)
         self.merge_ids = {pair: 256 + i for i, pair in enumerate(self.merges)}
-        # Most of any text is a few thousand words over and over: their ids are remembered.
+        # Most of any text is the same few thousand words over and over: remember their ids.
         self.encode_word = lru_cache(maxsize=100_000)(self.encode_new_word)
 
     @classmethod
@@ -265,7 +264,7 @@ class BPETokenizer:
         return f'{{{head}, "merges": [\n{rows}\n]}}\n'
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text, name="the tokenizer"):
         """Inverse of `to_json`. Raises UserError for what `to_json` cannot have written."""
         try:
             data = json.loads(text)
@@ -275,12 +274,11 @@ class BPETokenizer:
             for left, right, shown in data["merges"]:  # checked one by one: forged merges can make
                 token = tokens[left] + tokens[right]  # tokens so long that they fill the memory
                 if min(left, right) < 0 or token.decode("utf-8", "backslashreplace") != shown:
-                    raise ValueError(f"the merge for {shown!r} makes another token than it says")
+                    raise ValueError(f"the merge of {left, right} makes another token than it says")
                 tokens.append(token)
             return cls([(left, right) for left, right, _ in data["merges"]], data["special_tokens"])
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            line = f"not a tokenizer, or a damaged one ({error}): train it again"
-            raise UserError(line) from None
+            raise UserError(f"{name}: damaged, or none at all: train it again ({error})") from None
 
     def save(self, path):
         """Write the tokenizer to `path` as readable JSON."""
@@ -289,11 +287,7 @@ class BPETokenizer:
     @classmethod
     def load(cls, path):
         """Read a tokenizer from `path`. Raises UserError if that is no tokenizer."""
-        text = read_text(path)
-        try:
-            return cls.from_json(text)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+        return cls.from_json(read_text(path), path)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -315,8 +309,6 @@ def main(argv=None):
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # whoever read this, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

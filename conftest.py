@@ -1,23 +1,94 @@
 """What all tests share. The Python blocks of the learning guide are tests, too."""
 
+import signal
+
+import hypothesis
 import pytest
 import torch
-from hypothesis import settings
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+import hardware
 import mdlm.training
+from bpe_tokenizer import BPETokenizer
+from corpus import tokenize
+from mdlm.model import DiffusionTransformer
+from running import Run
+from settings import settings
 
-settings.register_profile("any machine", deadline=None)  # one may be busy with something else
-settings.load_profile("any machine")
+hypothesis.settings.register_profile("any machine", deadline=None)  # it may be busy
+hypothesis.settings.load_profile("any machine")
 
 pytest_collect_file = Sybil(  # the blocks run in order, in one namespace
     parsers=[PythonCodeBlockParser()], patterns=["learning_guide.md"]
 ).pytest()
 
+TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
+CUT = 33_000  # where its validation part begins
+TINY = dict(
+    n_layers=1, d_model=32, n_heads=2, context=16, vocab_size=300, batch_size=6, warmup=2,
+    steps=12, eval_every=6, eval_windows=8, save_every=4, compile=False,
+)  # fmt: skip
+OPTIONS = ["--preset=medium", "--no-compile"]  # the same for train.py
+OPTIONS += [f"--{n.replace('_', '-')}={value}" for n, value in TINY.items() if n != "compile"]
+
+
+def tiny(**changes):
+    """Settings of a run that takes less than a second."""
+    return settings("medium", **{**TINY, **changes})
+
+
+def make_model(**changes):
+    """A small network in eval mode, its weights far enough from zero to say something."""
+    torch.manual_seed(0)
+    model = DiffusionTransformer(tiny(**changes)).eval()
+    for p in model.parameters():
+        p.data *= 3
+    return model
+
+
+def make_run(corpus, folder, **changes):
+    """A training run at step 0, as `train` makes it."""
+    config = tiny(**changes)
+    torch.manual_seed(config.seed)
+    model = DiffusionTransformer(config)
+    optimizers = mdlm.training.make_optimizers(model, config)
+    return Run(config, corpus, model, optimizers, mdlm.training.EMA(model, config.ema), "", folder)
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    return tokenize(TEXT[:CUT], TEXT[CUT:], BPETokenizer.train(TEXT[:CUT], TINY["vocab_size"]))
+
 
 @pytest.fixture
-def in_float32(monkeypatch):
+def text_file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def device_is(monkeypatch):
+    """A function that makes every device multiply in `dtype`."""
+
+    def be(dtype, scale_loss=False):
+        choices = hardware.DeviceChoices(dtype, scale_loss, False)
+        for module in (hardware, mdlm.training):
+            monkeypatch.setattr(module, "device_choices", lambda device: choices)
+
+    return be
+
+
+@pytest.fixture
+def in_float32(device_is):
     """Matrix products are exact to seven digits, on every machine."""
-    choices = mdlm.training.DeviceChoices(torch.float32, False, False, False)
-    monkeypatch.setattr(mdlm.training, "device_choices", lambda device: choices)
+    device_is(torch.float32)
+
+
+@pytest.fixture
+def in_a_terminal():
+    """Ctrl-C interrupts, as in a terminal; a background job would ignore it."""
+    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual_handler)

@@ -2,17 +2,25 @@
 
 import hashlib
 import http.client
+import math
 import os
+import sys
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from bpe_tokenizer import BPETokenizer
 from files import UserError, read_text, write_atomically
-from shards import Shards, open_tokens, token_dtype
+
+try:
+    import numpy as np
+
+    from shards import Shards, open_tokens, token_dtype
+except ModuleNotFoundError as error:  # the first thing a notebook meets in the wrong environment
+    raise UserError(
+        f"{sys.executable} has no {error.name}: choose the Python in .venv as the notebook's "
+        "kernel, or activate .venv and start again (python run.py makes it)"
+    ) from None
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -55,6 +63,11 @@ def shakespeare_bytes():
     if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
         raise UserError(f"{SHAKESPEARE_URL} is not the file it should be (its SHA-256 differs)")
     return data
+
+
+def usual_vocab_size(text):
+    """A vocabulary that a text is long enough for: 512 to 8,192, about a token for 100 bytes."""
+    return min(8192, max(512, 2 ** int(math.log2(len(text.encode("utf-8")) / 64))))
 
 
 def split_text(text):
@@ -141,6 +154,8 @@ def corpus_of(config, tokenizer, metadata):
 
 def windows(tokens, starts, length):
     """`tokens[s : s + length]` for every s in `starts`, an array of numbers. (B, length) int64"""
+    import torch  # not above: `files` has to be imported before it
+
     if isinstance(tokens, Shards):
         rows = np.stack([tokens[start : start + length] for start in starts.tolist()])
     else:  # a view in which row s starts at token s; picking rows copies just those

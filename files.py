@@ -6,6 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+# Beside other programs, PyTorch's threads wait for each other by spinning, and a step takes many
+# times as long. A short spin before sleeping cures that. To be set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+
 NOT_TEXT = {  # how files begin that might be taken for plain text
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip (such as .docx and .epub)", b"%PDF": "PDF",
     b"{\\rtf": "RTF", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
@@ -41,8 +45,8 @@ def plain_file(path):
     place = Path(path)
     try:
         place.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # a NUL byte in a path is a ValueError
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
     if not place.is_file():
         raise UserError(f"{path}: cannot be read (not a plain file, but a folder, pipe or device)")
     if place.suffix.lower() in (".html", ".htm", ".xml", ".jsonl"):
@@ -71,13 +75,14 @@ def to_text(data, path, start=0):
     for beginning, kind in NOT_TEXT.items():
         if start == 0 and data.startswith(beginning):
             raise UserError(f"{path}: this is {kind}: {cure}")
+    if b"\0" in data:
+        raise UserError(f"{path}: it has NUL bytes, as UTF-16 and binary files have: {cure}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {start + error.start}: {cure}") from None
-    if "\0" in text:
-        raise UserError(f"{path}: it has NUL bytes, as UTF-16 and binary files have: {cure}")
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text if start else text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_atomically(path, data):

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import linecache
+import re
 import symtable
 import sys
 from pathlib import Path
@@ -16,14 +17,14 @@ from pathlib import Path
 from files import UserError
 
 NOTEBOOKS = ("train_model.ipynb", "sampling.ipynb", "twin.ipynb")
-PLAIN = (bool, int, float, str, tuple, list, dict)
 
 
 def code_digest(*roots):
     """SHA-256 of functions and classes, and of all that they use of the notebooks' own code.
 
     "Own" is what is defined in the running notebook, or in `mdlm`, which is exported from it: the
-    two have the same digest. Global constants count with their values.
+    two have the same digest. Global constants count with their values, what is imported with its
+    name.
     """
     found, seen, waiting = set(), set(), list(roots)
     while waiting:
@@ -35,22 +36,33 @@ def code_digest(*roots):
         found.add(source)
         scope = vars(sys.modules[value.__module__])
         for name in sorted(global_names(source) & set(scope)):
-            used = scope[name]
-            parts = list(used.values()) if isinstance(used, dict) else [used]
-            waiting += [part for part in parts if is_own(part)]
-            if (
-                isinstance(used, PLAIN)
-                and not name.startswith("__")
-                and not any(map(is_own, parts))
-            ):
-                found.add(f"{name} = {used!r}")
+            if not name.startswith("__"):
+                found.add(f"{name} = {described(scope[name], waiting)}")
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
+
+
+def described(value, own):
+    """A value as text, the same in every process. Adds the notebooks' functions in it to `own`."""
+    if is_own(value):
+        own.append(value)
+        return value.__qualname__
+    if isinstance(value, dict):
+        return str({key: described(part, own) for key, part in value.items()})
+    if isinstance(value, (list, tuple, set, frozenset)):
+        parts = [described(part, own) for part in value]
+        return str(parts if isinstance(value, (list, tuple)) else sorted(parts))
+    if hasattr(value, "tolist"):  # a tensor, an array
+        return str(value.tolist())
+    text = repr(value)
+    if inspect.ismodule(value) or " at 0x" in text:  # a path or an address, which may change
+        return getattr(value, "__qualname__", getattr(value, "__name__", type(value).__name__))
+    return text
 
 
 def is_own(value):
     """Whether a value is a function or class of the notebooks."""
     module = str(getattr(value, "__module__", ""))
-    kind = inspect.isfunction(value) or inspect.isclass(value)
+    kind = inspect.isfunction(inspect.unwrap(value)) or inspect.isclass(value)
     return kind and (module == "__main__" or module.partition(".")[0] == "mdlm")
 
 
@@ -65,7 +77,8 @@ def plain_source(value):
             first = min(n.lineno for n in [node, *getattr(node, "decorator_list", [])])
             if first <= line <= node.end_lineno:
                 return ast.unparse(without_docstrings(node))
-    return repr(getattr(value, "__annotations__", value))  # a class without methods
+    names = vars(value)  # of a class without methods
+    return str({n: repr(v) for n, v in names.items() if n == "__annotations__" or n[0] != "_"})
 
 
 def without_docstrings(tree):
@@ -86,19 +99,24 @@ def global_names(source):
     return names
 
 
-def check_exported():
+def check_exported(folder=Path(__file__).parent):
     """Raise UserError if a notebook has been edited since `mdlm/` was exported from it."""
-    here = Path(__file__).parent
-    for notebook in filter(Path.exists, (here / name for name in NOTEBOOKS)):
-        exported, cells = {}, {}
+    for notebook in filter(Path.exists, (folder / name for name in NOTEBOOKS)):
+        cells = {}
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             directive, _, code = "".join(cell["source"]).partition("\n")
-            if cell["cell_type"] == "code" and directive.startswith("#| export "):
-                module = here / "mdlm" / f"{directive.removeprefix('#| export ').strip()}.py"
-                cells.setdefault(module, []).append(code.strip().replace("from mdlm.", "from ."))
-                text = module.read_text(encoding="utf-8") if module.exists() else ""
-                exported[module] = text.replace("from mdlm.", "from .")  # nbdev writes it so
-        for module, text in exported.items():
-            n_exported = text.count(f"# %% ../{notebook.name}")
-            if n_exported != len(cells[module]) or not all(c in text for c in cells[module]):
+            if cell["cell_type"] == "code" and (name := re.match(r"#\| *export +(\w+)", directive)):
+                cells.setdefault(folder / "mdlm" / f"{name[1]}.py", []).append(as_exported(code))
+        for module, codes in cells.items():
+            text = module.read_text(encoding="utf-8") if module.exists() else ""
+            # nbdev writes a line above each cell that says which notebook it is from
+            marker = rf"^# %% \.\./({'|'.join(NOTEBOOKS)}) .*\n"
+            _, *parts = re.split(marker, text, flags=re.MULTILINE)
+            exported = zip(parts[::2], map(as_exported, parts[1::2]), strict=True)
+            if codes != [code for name, code in exported if name == notebook.name]:
                 raise UserError(f"{notebook.name} has been edited: first run python run.py export")
+
+
+def as_exported(code):
+    """A cell's code in the one form that can be compared: nbdev writes some imports anew."""
+    return code.strip().replace("from mdlm.", "from .")

@@ -118,7 +118,7 @@ def draw_run(run, per_byte, lines):
 
 
 def draw_predictions(tokenizer, p, x, places, n=5):
-    """The n likeliest tokens at some places, as bars. p: (L, V) probabilities; x: (L,) the truth."""
+    """The n likeliest tokens at some places, as bars. p: (L, V) probabilities; x: (L,) true ids."""
     _, axes = plt.subplots(1, len(places), figsize=(8, 1.8), layout="constrained")
     for axis, place in zip(axes, places, strict=True):
         best = p[place].topk(n)

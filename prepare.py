@@ -41,7 +41,6 @@ from files import UserError
 END_OF_TEXT = "<|endoftext|>"
 MB = 1_000_000
 BLOCK = 2 * MB  # bytes of text encoded at a time
-LONGEST_DOCUMENT = 64 * MB  # where --separator says that a file holds several
 
 
 # ------------------------------------------------------------------------------------------------
@@ -51,24 +50,19 @@ LONGEST_DOCUMENT = 64 * MB  # where --separator says that a file holds several
 def find_cut(file, position, size, separator):
     """The first place from `position` on where a file can be cut without changing a token.
 
-    That is after a separator, if there are such; else before white space that follows a printable
-    ASCII character; in 64 kB without any, at the border of a character.
+    That is before white space that follows a printable ASCII character, but no separator; in 64 kB
+    without any, at the border of a character.
     """
-    if position <= 0 or position >= size:
+    if not 0 < position < size:
         return min(max(position, 0), size)
     file.seek(position)
-    data, mark = file.read(1 << 16), separator.encode("utf-8")
-    if separator:
-        while mark not in data and (more := file.read(len(data))):  # twice as much each time
-            if len(data) > LONGEST_DOCUMENT:
-                raise UserError(f"{file.name}: no {separator!r} after byte {position} for 64 MB")
-            data += more
-        return position + data.index(mark) + len(mark) if mark in data else size
-    found = re.search(rb"(?<=[!-~])(?=[ \n])", data) or re.search(rb"(?=[^\x80-\xbf\n])", data)
+    data, no_end = file.read(1 << 16), f"(?<!{re.escape(separator)})" if separator else ""
+    found = re.search(b"(?<=[!-~])%b(?=[ \n])" % no_end.encode(), data)
+    found = found or re.search(rb"(?=[^\x80-\xbf\r\n])", data)
     return position + found.start() if found else size
 
 
-def read_documents(path, start, end, separator):
+def read_documents(path, start, end, separator, block=BLOCK):
     """Yields (text, whether a document ends with it) of a file from byte `start` to byte `end`.
 
     Both are first moved to the next cut. Raises UserError if the file cannot be read.
@@ -78,14 +72,13 @@ def read_documents(path, start, end, separator):
             size = os.fstat(file.fileno()).st_size
             start, end = (find_cut(file, place, size, separator) for place in (start, end))
             while start < end:
-                stop = min(end, find_cut(file, start + BLOCK, size, separator))
+                stop = min(end, find_cut(file, start + block, size, separator))
                 file.seek(start)
-                text = files.to_text(file.read(stop - start), path, start)
+                texts = [files.to_text(file.read(stop - start), path, start)]
                 if separator:
-                    documents = (document.strip("\n") for document in text.split(separator))
-                    yield from ((document, True) for document in documents if document.strip())
-                else:
-                    yield text, stop == size
+                    texts = re.split(rf"\n*{re.escape(separator)}\n*", texts[0])
+                yield from ((text, True) for text in texts[:-1])
+                yield texts[-1], stop == size and bool(texts[-1])
                 start = stop
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -95,19 +88,15 @@ class Files:
     """A text file, or the .txt files below a folder, as one long row of documents."""
 
     def __init__(self, arguments):
-        source, self.separator = arguments.source, arguments.separator
-        is_folder = Path(source).is_dir()
-        paths = sorted(Path(source).rglob("*.txt")) if is_folder else [files.plain_file(source)]
+        source, self.separator = Path(arguments.source), arguments.separator
+        paths = sorted(source.rglob("*.txt")) if source.is_dir() else [files.plain_file(source)]
         status = {path: path.stat() for path in paths if path.is_file()}
         self.sizes = {path: s.st_size for path, s in status.items() if s.st_size}
         self.total = sum(self.sizes.values())
-        if not self.total:
-            raise UserError(f"{source}: there is no {'.txt file' if is_folder else 'text'} in it")
-        # The validation text begins here.
         self.middle = self.total - int(min(self.total // 10, arguments.val_mb * MB))
-        spans = self.spans(self.middle, self.total)
-        if not any(text for span in spans for text, _ in read_documents(*span)):
-            raise UserError(f"{source}: too short: no document begins in its last part")
+        if self.middle == self.total:
+            raise UserError(f"{source}: too little text in it, or no .txt file")
+        list(read_documents(next(iter(self.sizes)), 0, 64, ""))  # raises UserError if no text
         stamps = [(path.name, s.st_size, s.st_mtime_ns) for path, s in status.items()]
         self.identity = hashlib.sha256(repr(stamps).encode()).hexdigest()
 
@@ -123,13 +112,16 @@ class Files:
 
     def sample(self, n_bytes):
         """Yields parts of the training text, evenly spread, of `n_bytes` in all."""
-        n_bytes = min(n_bytes, self.middle)
+        n_bytes, n_documents = min(n_bytes, self.middle), 0
         n_parts = -(-n_bytes // MB)
         for i in range(n_parts):
             begin = (self.middle - n_bytes // n_parts) * i // max(1, n_parts - 1)
-            for path, start, end, _ in self.spans(begin, begin + n_bytes // n_parts):
-                for text, _ in read_documents(path, start, end, ""):  # also within documents
-                    yield text.replace(self.separator, "\n") if self.separator else text
+            for span in self.spans(begin, begin + n_bytes // n_parts):
+                for text, ends in read_documents(*span):
+                    n_documents += ends
+                    yield text
+        if self.separator and not n_documents:
+            raise UserError(f"there is no {self.separator!r} in the text")
 
     def jobs(self, shard_bytes):
         """Yields (name of a file of tokens, the spans that it is made of)."""
@@ -142,45 +134,40 @@ class Files:
 class Stream:
     """A data set of the Hugging Face hub, read row by row."""
 
-    total = None  # bytes: not known before the end
+    total = identity = None  # how long it is shows only at its end
 
     def __init__(self, arguments):
         self.arguments, self.name = arguments, arguments.source.removeprefix("hf:")
-        identity = ("source", "config", "split", "column", "limit_mb")
-        self.identity = [getattr(arguments, name) for name in identity]
 
     def rows(self):
-        """Yields the text of each row that has one."""
-        given = self.arguments
+        """Yields the rows, as dicts. Raises UserError for what the library says."""
+        name, config, split = self.name, self.arguments.config, self.arguments.split
         try:
             import datasets
 
-            options = {"split": given.split, "streaming": True}
-            for row in datasets.load_dataset(self.name, given.config, **options):
-                text = row.get(given.column, 0)
-                if not isinstance(text, str | None):
-                    columns = [name for name, value in row.items() if isinstance(value, str)]
-                    cure = f"choose --column {' or '.join(columns)}" if columns else "nor elsewhere"
-                    raise UserError(f"{self.name}: no text in column {given.column!r}: {cure}")
-                if text and text.strip():
-                    yield text.replace("\r\n", "\n").replace("\r", "\n")
-        except ImportError:
-            raise UserError("to read a data set of the hub: pip install datasets") from None
-        except UserError:
-            raise
+            yield from datasets.load_dataset(name, config, split=split, streaming=True)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error}: pip install datasets") from None
         except Exception as error:  # of the network, the hub, or the data set's files
             line = " ".join(str(error).split())[:300]
-            cure = "is it another --config or --split?"
-            raise UserError(f"{self.name}: cannot be read ({line}): {cure}") from None
+            raise UserError(f"{name}: {line} (to choose: --config and --split)") from None
 
-    def documents(self, limit):
-        """Yields (split, text, its length), of `limit` bytes in all."""
-        n_bytes = {"train": 0, "val": 0}
-        for i, text in enumerate(self.rows()):
-            is_val = i % 100 == 0 and n_bytes["val"] < self.arguments.val_mb * MB
-            split, length = "val" if is_val else "train", byte_length(text)
+    def documents(self, limit=float("inf")):
+        """Yields (split, text, its length in bytes), of `limit` bytes in all."""
+        column, n_rows, n_bytes = self.arguments.column, 0, {"train": 0, "val": 0}
+        for row in self.rows():
+            text = row.get(column, 0)
+            if not isinstance(text, str | None):
+                others = [name for name, value in row.items() if isinstance(value, str)]
+                advice = f"--column {' or '.join(others)}" if others else "there is no other"
+                raise UserError(f"{self.name}: no text in column {column!r}: {advice}")
+            if not text or not text.strip():
+                continue
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            is_val = n_rows % 100 == 0 and n_bytes["val"] < self.arguments.val_mb * MB
+            split, length = "val" if is_val else "train", len(text.encode("utf-8", LENIENT))
             yield split, text, length
-            n_bytes[split] += length
+            n_rows, n_bytes[split] = n_rows + 1, n_bytes[split] + length
             if sum(n_bytes.values()) >= min(limit, self.arguments.limit_mb * MB):
                 return
 
@@ -191,13 +178,12 @@ class Stream:
     def jobs(self, shard_bytes):
         """Yields (name of a file of tokens, the texts that it is made of)."""
         texts, sizes, numbers = ({"train": zero(), "val": zero()} for zero in (list, int, int))
-        for split, text, length in self.documents(float("inf")):
+        for split, text, length in self.documents():
             texts[split].append(text)
             sizes[split] += length
             if sizes[split] >= shard_bytes:
                 yield f"{split}-{numbers[split]:06}.bin", texts[split]
-                texts[split], sizes[split] = [], 0
-                numbers[split] += 1
+                texts[split], sizes[split], numbers[split] = [], 0, numbers[split] + 1
         for split in texts:
             if texts[split]:
                 yield f"{split}-{numbers[split]:06}.bin", texts[split]
@@ -221,11 +207,6 @@ def start_worker():
 load_tokenizer = lru_cache(maxsize=1)(BPETokenizer.from_json)
 
 
-def byte_length(text):
-    """Of a text in UTF-8."""
-    return len(text.encode("utf-8", LENIENT))
-
-
 def write_shard(folder, tokenizer, name, source):
     """Encode one file of tokens. Returns its entry in the manifest."""
     tokenizer = load_tokenizer(tokenizer)
@@ -235,7 +216,7 @@ def write_shard(folder, tokenizer, name, source):
         for text, ends in [(item, True)] if isinstance(item, str) else read_documents(*item):
             ids = tokenizer.encode(text)
             parts.append(np.array([*ids, end] if ends else ids, dtype=dtype).tobytes())
-            n_bytes += byte_length(text)
+            n_bytes += len(text.encode("utf-8", LENIENT))
     data = b"".join(parts)
     files.write_atomically(folder / name, data)
     digest, n_tokens = hashlib.sha256(data).hexdigest(), len(data) // dtype.itemsize
@@ -245,22 +226,16 @@ def write_shard(folder, tokenizer, name, source):
 def write_shards(jobs, n_workers):
     """Do what `write_shard` does for each job (its arguments). Yields the entries as they come.
 
-    Never more than two jobs a process are under way, so a stream waits until there is room. If the
-    text cannot be read on, what was read before is finished first.
+    Never more than two jobs a process are under way, so a stream waits until there is room.
     """
-    pool, pending, failure = ProcessPoolExecutor(n_workers, initializer=start_worker), set(), None
+    pool, pending = ProcessPoolExecutor(n_workers, initializer=start_worker), set()
     try:
-        try:
-            for job in jobs:
-                pending.add(pool.submit(write_shard, *job))
-                if len(pending) >= 2 * n_workers:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-        except UserError as error:
-            failure = error
+        for job in jobs:
+            pending.add(pool.submit(write_shard, *job))
+            if len(pending) >= 2 * n_workers:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
         yield from (future.result() for future in as_completed(pending))
-        if failure:
-            raise failure
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -271,24 +246,25 @@ def write_shards(jobs, n_workers):
 
 def prepare(source, folder, arguments):
     """Learn a vocabulary, and write all files of tokens that are not there yet."""
-    names = ("vocab_size", "sample_mb", "shard_mb", "val_mb", "separator")
-    settings = {name: getattr(arguments, name) for name in names} | {"text": source.identity}
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("out", "workers", "restart")}
+    settings["identity"] = source.identity
     manifest = None if arguments.restart else shards.read_manifest(folder)
     if manifest is None:
         files.check_writable(folder / shards.MANIFEST)
         print("learning the vocabulary", file=sys.stderr)
         sample = source.sample(int(arguments.sample_mb * MB))
-        tokenizer = BPETokenizer.train(sample, arguments.vocab_size, (END_OF_TEXT, MASK))
-        manifest = {"format": shards.FORMAT, "settings": settings, "shards": []}
-        manifest["tokenizer"] = tokenizer.to_json()
+        tokenizer = BPETokenizer.train(sample, arguments.vocab_size, (END_OF_TEXT, MASK)).to_json()
+        manifest = {"format": shards.FORMAT, "settings": settings, "tokenizer": tokenizer}
     if manifest["settings"] != settings:
-        raise UserError(
-            f"{folder} holds another text, or one prepared with other options: --restart"
-        )
-    files.remove_half_written(folder, shards.SHARD_NAME.match)
+        raise UserError(f"{folder} holds another text, or was made with other options: --restart")
     tokenizer = manifest["tokenizer"]
-    dtype = shards.token_dtype(BPETokenizer.from_json(tokenizer).vocab_size)
-    done = {s["file"]: s for s in manifest["shards"] if shards.is_whole(folder, s, dtype)}
+    dtype = shards.token_dtype(load_tokenizer(tokenizer).vocab_size)
+    entries = manifest.get("shards", [])
+    done = {entry["file"]: entry for entry in entries if shards.is_whole(folder, entry, dtype)}
+    files.remove_half_written(folder, lambda name: name.startswith(("corpus.", "train-", "val-")))
+    for path in folder.iterdir():  # what is left of a run that was killed or is replaced
+        if shards.SHARD_NAME.match(path.name) and path.name not in done:
+            path.unlink()
 
     def save(complete):
         manifest.update(shards=[done[name] for name in sorted(done)], complete=complete)
@@ -299,10 +275,10 @@ def prepare(source, folder, arguments):
     with tqdm(total=source.total, unit="B", unit_scale=True, desc="encoding") as bar:
         jobs = source.jobs(int(arguments.shard_mb * MB))
         left = ((folder, tokenizer, *job) for job in jobs if job[0] not in done)
-        for entry in write_shards(left, arguments.workers):
+        for entry in write_shards(left, max(1, int(arguments.workers))):
             done[entry["file"]] = entry
             save(complete=False)
-            bar.update(sum(shard["bytes"] for shard in done.values()) - bar.n)
+            bar.update(sum(entry["bytes"] for entry in done.values()) - bar.n)
     save(complete=True)
 
 
@@ -311,27 +287,23 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add, cores = parser.add_argument, min(os.cpu_count() or 1, 61)  # Windows has no room for more
-    add("source", help="a text file, a folder of .txt files, or hf:OWNER/NAME")
-    add("--out", required=True, metavar="FOLDER", help="where the tokens go")
-    add("--vocab-size", type=int, default=8192, help="number of tokens: %(default)s")
-    for name, default, purpose in [
-        ("sample", 32, "text to learn the vocabulary from"),
-        ("val", 8, "text to validate on, at most"),
-        ("shard", 32, "text in each file of tokens"),
-        ("limit", 10**6, "of a data set: text to read, at most"),
+    cores = min(os.cpu_count() or 1, 61)  # Windows cannot wait for more
+    for name, kind, default, purpose in [
+        ("vocab-size", int, 8192, "number of tokens"),
+        ("sample-mb", positive, 32, "text to learn them from"),
+        ("val-mb", positive, 8, "text to validate on, at most"),
+        ("shard-mb", positive, 32, "text in each file of tokens"),
+        ("workers", positive, cores, "processes"),
+        ("separator", str, "", "what stands between the documents of a file, without spaces"),
+        ("config", str, None, "of a data set: one of its configurations"),
+        ("split", str, "train", "of a data set"),
+        ("column", str, "text", "of a data set"),
+        ("limit-mb", positive, 10**6, "of a data set: text to read, at most"),
     ]:
-        add(f"--{name}-mb", type=positive, default=default, help=f"{purpose}: %(default)s")
-    add("--workers", type=positive, default=cores, help="processes: %(default)s")
-    add(
-        "--separator",
-        default="",
-        help="what stands between the documents of a file, if it has several",
-    )
-    add("--config", help="of a data set: one of its configurations")
-    add("--split", default="train", help="of a data set: %(default)s")
-    add("--column", default="text", help="of a data set: %(default)s")
-    add("--restart", action="store_true", help="start anew, replacing what is there")
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{purpose}: %(default)s")
+    parser.add_argument("source", help="a text file, a folder of .txt files, or hf:OWNER/NAME")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the tokens go")
+    parser.add_argument("--restart", action="store_true", help="replace what is there")
     return parser.parse_args(argv)
 
 

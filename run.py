@@ -5,7 +5,7 @@
                              comes with the repository); takes sample_visual.py's options
     python run.py twin       install, run twin.ipynb: an autoregressive model to compare with
     python run.py test       install, check the style, run the tests; takes pytest's options
-    python run.py export     write the notebooks' code to mdlm/ (after you changed a notebook)
+    python run.py export     write the notebooks' code to mdlm/; the three first do so by themselves
 
 An active virtual environment is used; if there is none, `.venv` is created beside this file.
 """
@@ -21,7 +21,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MAIN = ["train_model.ipynb", "sampling.ipynb"]
+COMMANDS = {"all": ["train_model.ipynb", "sampling.ipynb"], "twin": ["twin.ipynb"]}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -42,27 +42,21 @@ def environment_python():
         return sys.executable
     folder = HERE / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    try:
-        if not works(python, ""):  # there is none, or the Python that it was made with is gone
-            print(f"making a virtual environment in {folder.name}", flush=True)
-            symlinks = os.name != "nt"  # as `python -m venv` does
-            venv.create(folder, with_pip=True, clear=True, symlinks=symlinks)
-        elif not works(python, "import pip"):
-            print(f"adding pip to {folder.name}", flush=True)  # its making had been broken off
-            subprocess.run([python, "-m", "ensurepip"], check=True)
+    if works(python, "import pip"):
+        return str(python)
+    print(f"making a virtual environment in {folder.name}", flush=True)
+    try:  # anew if the Python that it was made with is gone; what is in a working one stays
+        venv.create(folder, with_pip=True, clear=not works(python, ""), symlinks=os.name != "nt")
     except subprocess.CalledProcessError:
-        sys.exit(
-            "no pip for the virtual environment: on Debian and Ubuntu, first "
-            "sudo apt install python3-venv"
-        )
+        sys.exit("no pip: on Debian and Ubuntu, first sudo apt install python3-venv")
     except (OSError, ValueError) as error:  # ValueError: a ":" in the path
         sys.exit(f"{folder}: cannot be made ({getattr(error, 'strerror', None) or error})")
     return str(python)
 
 
-def call(*command, folder=None):
-    """Run a command in a folder, or in the project's; if it fails, end with its exit code."""
-    with subprocess.Popen(command, cwd=folder or HERE) as process:
+def call(*command, folder=HERE):
+    """Run a command in a folder; if it fails, end with its exit code."""
+    with subprocess.Popen(command, cwd=folder) as process:
         while process.poll() is None:
             try:
                 process.wait()
@@ -73,25 +67,14 @@ def call(*command, folder=None):
         sys.exit(process.returncode)
 
 
-def install(python, requirements):
-    """Install what `requirements` lists, unless it is there already."""
-    print(f"installing {requirements} (the first time this takes some minutes)", flush=True)
-    call(python, "-m", "pip", "install", "--quiet", "-r", requirements)
-
-
 def execute(notebook):
     """Run a notebook into runs/, showing what it prints. Runs inside the environment."""
     import papermill
     from jupyter_client import KernelManager
-    from papermill.exceptions import PapermillExecutionError
 
     output, kernel = Path("runs") / notebook, KernelManager(kernel_name="python3")
-    try:
-        output.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        sys.exit(f"{HERE / output.parent}: cannot be made ({error.strerror})")
+    output.parent.mkdir(exist_ok=True)
     print(f"\n== {notebook} (with its outputs: {output.as_posix()})", flush=True)
-
     presses = []
 
     def interrupt(*_):
@@ -102,23 +85,16 @@ def execute(notebook):
         kernel.interrupt_kernel()
 
     usual = signal.signal(signal.SIGINT, interrupt)
+    streams = dict(stdout_file=sys.stdout, stderr_file=sys.stderr, progress_bar=False)
     try:
         papermill.execute_notebook(
-            notebook,
-            str(output),
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            kernel_name="python3",
-            km=kernel,
+            notebook, str(output), kernel_name="python3", km=kernel, **streams
         )
-    except PapermillExecutionError as error:
+    except papermill.exceptions.PapermillExecutionError as error:
         # the notebook's traceback is in the output file; a user's mistake needs one line only
         sys.exit(f"{notebook}: {error.ename}: {error.evalue} (cell {error.exec_count})")
-    except (KeyboardInterrupt, RuntimeError):
-        if not presses:
-            raise
-        sys.exit(f"{notebook}: broken off")  # the kernel was not ready to save anything
+    except (KeyboardInterrupt, RuntimeError) as error:  # the kernel was not ready, or is dead
+        sys.exit(f"{notebook}: broken off{'' if presses else f' ({error}): run it again'}")
     finally:
         signal.signal(signal.SIGINT, usual)
         if kernel.has_kernel:
@@ -135,18 +111,44 @@ def tidy(path):
         notebook.metadata.pop(key, None)
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        kept = []
+        bars = "".join(o.text for o in cell.get("outputs", []) if o.get("name") == "stderr")
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr" and is_cleared(bars):
+                continue
+            if kept and output.get("name") == kept[-1].get("name", "none"):
+                kept[-1].text += output.text
+            elif WIDGET not in output.get("data", {}):
+                kept.append(output)
         if cell.cell_type == "code":
-            bars = [o for o in cell.outputs if o.get("name") == "stderr"]
-            if has_cleared("".join(o.text for o in bars)):
-                cell.outputs = [o for o in cell.outputs if o not in bars]
-            sliders = [o for o in cell.outputs if WIDGET in o.get("data", {})]
-            cell.outputs = [o for o in cell.outputs if o not in sliders]
+            cell.outputs = kept
     nbformat.write(notebook, path)
 
 
-def has_cleared(text):
+def is_cleared(text):
     """Whether nothing of a text is left to read, because every line of it was written over."""
-    return all(not line.split("\r")[-1].strip() for line in text.split("\n"))
+    lines = text.replace("\x1b[A", "").split("\n")
+    return all(not line.split("\r")[-1].strip() for line in lines)
+
+
+def export_notebooks(folder):
+    """Write the cells marked `#| export NAME` to mdlm/NAME.py, and say so if that changed them."""
+    from identity import NOTEBOOKS, check_exported
+
+    with contextlib.suppress(ValueError):  # UserError: something has been edited
+        return check_exported(folder)
+    from nbdev.export import nb_export
+    from nbdev.maker import ModuleMaker
+
+    def whole_module(**options):  # nbdev would add to a module that a cell names; write it anew
+        return ModuleMaker(**{**options, "is_new": True})
+
+    modules = folder / "mdlm"
+    before = {path: path.read_bytes() for path in modules.glob("*.py")}
+    for notebook in NOTEBOOKS:
+        nb_export(str(folder / notebook), lib_path=str(modules), mod_maker=whole_module)
+    changed = [p.name for p in sorted(modules.glob("*.py")) if before.get(p) != p.read_bytes()]
+    print(f"exported from the notebooks: mdlm/ ({', '.join(changed)})", flush=True)
 
 
 def main():
@@ -156,67 +158,43 @@ def main():
 
     use_utf8()
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    parser.add_argument(
-        "command", nargs="?", default="all", choices=["all", "watch", "twin", "test", "export"]
-    )
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, add_help=False,
+    )  # fmt: skip
+    commands = ["all", "watch", "twin", "test", "export"]
+    parser.add_argument("command", nargs="?", default="all", choices=commands)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
-    if arguments.command not in ("watch", "test"):  # these two hand their options on
+    command = arguments.command
+    if command not in ("watch", "test"):  # these two hand their options on
         if {"-h", "--help"} & set(rest):
             return parser.print_help()
         if rest:
-            parser.error(f"{arguments.command} takes no options, but got {' '.join(rest)}")
+            parser.error(f"{command} takes no options, but got {' '.join(rest)}")
     if not arguments.inside:
-        python = environment_python()
-        install(
-            python, "requirements-dev.txt" if arguments.command == "test" else "requirements.txt"
-        )
-        here = Path.cwd() if arguments.command == "watch" else None  # where the files are it names
-        call(python, __file__, arguments.command, "--inside", *rest, folder=here)
-        return
-    if arguments.command == "test":
-        os.chdir(HERE)
-        call(sys.executable, "-m", "ruff", "check", ".")
-        call(sys.executable, "-m", "ruff", "format", "--check", ".")
-        call(sys.executable, "-m", "pytest", *rest)
-        return
-    export_notebooks(HERE)
-    if arguments.command == "watch":
-        call(sys.executable, str(HERE / "sample_visual.py"), *rest, folder=Path.cwd())
-        return
-    os.chdir(HERE)
-    if arguments.command == "all":
-        for notebook in MAIN:
+        python, needed = environment_python(), "requirements.txt"
+        if command == "test":
+            needed = "requirements-dev.txt"
+        print(f"installing {needed} (the first time this takes some minutes)", flush=True)
+        call(python, "-m", "pip", "install", "--quiet", "-r", needed)
+        folder = Path.cwd() if command == "watch" else HERE  # where the files are that it names
+        call(python, __file__, command, "--inside", *rest, folder=folder)
+    elif command == "test":
+        for check in (
+            ["ruff", "check", "."],
+            ["ruff", "format", "--check", "."],
+            ["pytest", *rest],
+        ):
+            call(sys.executable, "-m", *check)
+    else:
+        export_notebooks(HERE)
+        if command == "watch":
+            call(sys.executable, str(HERE / "sample_visual.py"), *rest, folder=Path.cwd())
+        for notebook in COMMANDS.get(command, []):
+            os.chdir(HERE)
             execute(notebook)
-        print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
-    elif arguments.command == "twin":
-        execute("twin.ipynb")
-
-
-def export_notebooks(folder):
-    """Write the cells marked `#| export NAME` to mdlm/NAME.py, and say so if that changed them."""
-    from identity import NOTEBOOKS, check_exported
-
-    with contextlib.suppress(ValueError):  # UserError: something has been edited
-        return check_exported()
-    from nbdev.export import nb_export
-    from nbdev.maker import ModuleMaker
-
-    def whole_module(**options):  # nbdev would add to a module that a cell names; write it anew
-        return ModuleMaker(**{**options, "is_new": True})
-
-    before = {path: path.read_bytes() for path in (folder / "mdlm").glob("*.py")}
-    for notebook in NOTEBOOKS:
-        nb_export(str(folder / notebook), lib_path=str(folder / "mdlm"), mod_maker=whole_module)
-    changed = [
-        p.name for p in sorted((folder / "mdlm").glob("*.py")) if before.get(p) != p.read_bytes()
-    ]
-    print(f"exported from the notebooks: mdlm/ ({', '.join(changed)})", flush=True)
+        if command == "all":
+            print("\nThe text is in runs/samples.txt, the notebooks with all outputs in runs/.")
 
 
 if __name__ == "__main__":

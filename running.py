@@ -38,6 +38,7 @@ class Run:
         self.path = Path(folder) / f"{run_name(config, code)}.safetensors"
         self.resume_path = self.path.with_suffix(".resume.pt")
         self.step, self.seconds, self.losses, self.history = 0, 0.0, [], []
+        self.saved_at = None  # when this process last wrote or read the state
         self.bar = tqdm(disable=True)
         self.rank, self.world = rank_and_world()
         if self.device.type == "mps" and config.activation_checkpointing and config.dropout:
@@ -105,7 +106,8 @@ class Run:
     def evaluating(self):
         """Inside this context the model has the averaged weights, and the clock stands still.
 
-        Gives `progress(part)`, to be told which part of the evaluation is done, from 0 to 1.
+        Gives `progress(part)`, to be told which part of the evaluation is done, from 0 to 1. After
+        the last evaluation everything is saved once more, with what was recorded.
         """
         start, percent = time.perf_counter(), "evaluating: {percentage:3.0f} %"
         with (
@@ -116,13 +118,13 @@ class Run:
         ):
             yield lambda part: bar.update(part - bar.n)
         self.evaluation_seconds += time.perf_counter() - start
+        if self.step == self.config.steps:  # not inside, where the model has other weights
+            self.save()
 
     def record(self, **row):
-        """Add the result of an evaluation to the history; save, if it was the last."""
+        """Add the result of an evaluation to the history."""
         tokens = self.step * self.config.batch_size * self.config.context
         self.history.append(dict(step=self.step, tokens=tokens, seconds=self.seconds, **row))
-        if self.step == self.config.steps:
-            self.save()
 
     # files
 
@@ -162,11 +164,18 @@ class Run:
             text=self.text,
             **self.state(),
         )
+        if self.saved_at not in (None, self.modified()):
+            raise UserError(f"{self.path.stem}: another program trains the same run; this one ends")
         save_state(self.resume_path, state)
+        self.saved_at = self.modified()
+
+    def modified(self):
+        """When the file of the state was written; None if there is none."""
+        return self.resume_path.stat().st_mtime_ns if self.resume_path.exists() else None
 
     def restore(self):
         """Go on from the saved state. Raises UserError if it is damaged, or of another text."""
-        state = load_state(self.resume_path)
+        state, self.saved_at = load_state(self.resume_path), self.modified()
         if state["text"] != self.text:
             raise UserError(f"{self.resume_path}: that run was on another text; {AGAIN}")
         self.model.load_state_dict(state["model"])

@@ -7,6 +7,7 @@ needs: the last weights, their average, and the optimisers' state. No file can r
 loaded, and each is written whole or not at all.
 """
 
+import contextlib
 import copy
 import hashlib
 import io
@@ -26,14 +27,9 @@ from settings import Config
 
 VERSION = "3"
 DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
-    safetensors.SafetensorError,
-    OSError,
-    LookupError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-)
+    safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError,
+    RecursionError, AttributeError,
+)  # fmt: skip
 INCLUDED = ("kjv", "kjv-twin")  # a `git pull` makes them new, but nobody has just trained them
 NO_MATTER = ("eval_every", "save_every", "compile", "activation_checkpointing")
 ANOTHER_NETWORK = (
@@ -94,38 +90,15 @@ def save_checkpoint(path, model, tokenizer, metadata, dtype=torch.float32):
     write_atomically(path, safetensors.torch.save(weights, header))
 
 
-def load_checkpoint(path, network, device=None):
-    """Read a checkpoint into a network, a class: (model in eval mode, tokenizer, metadata).
-
-    Raises UserError if it is missing, damaged, of another version, or of another network.
-    """
+@contextlib.contextmanager
+def checkpoint(path):
+    """Opens a checkpoint: gives (file, header, Config). Every mistake becomes a UserError."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header, names = dict(file.metadata() or {}), list(file.keys())
+            header = dict(file.metadata() or {})
             if (header.get("format"), header.get("version")) != ("mdlm", VERSION):
                 raise UserError(f"not a checkpoint of this project's version {VERSION}: train one")
-            config = Config(**json.loads(header["config"]))
-            if config.n_layers > len(names):  # a forged number must not make us build a giant
-                raise UserError("damaged (it has fewer weights than its settings say)")
-            with torch.device("meta"):  # shapes only, no memory
-                expected = network(config).state_dict()
-            shapes = {name: file.get_slice(name).get_shape() for name in names}
-            if shapes != {name: list(p.shape) for name, p in expected.items()}:
-                raise UserError(ANOTHER_NETWORK)
-            weights = {name: file.get_tensor(name) for name in names}
-        if header.pop("fingerprint", None) != fingerprint(weights, header):
-            raise UserError("damaged (its fingerprint is not that of its content)")
-        tokenizer, metadata = (
-            BPETokenizer.from_json(header["tokenizer"]),
-            json.loads(header["metadata"]),
-        )
-        if tokenizer.vocab_size != config.vocab_size:
-            raise UserError("damaged (its tokenizer is not its network's)")
-        model = network(config)
-        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
-        expected = torch.tensor(json.loads(header["answers"]))
-        if not torch.allclose(torch.tensor(answers(model)), expected, rtol=0, atol=1e-4):
-            raise UserError(ANOTHER_NETWORK)
+            yield file, header, Config(**json.loads(header["config"]))
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; train one with: python train.py") from None
     except UserError as error:
@@ -133,17 +106,40 @@ def load_checkpoint(path, network, device=None):
     except DAMAGE as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({line})") from None
+
+
+def load_checkpoint(path, network, device=None):
+    """Read a checkpoint into a network, a class: (model in eval mode, tokenizer, metadata).
+
+    Raises UserError if it is missing, damaged, of another version, or of another network.
+    """
+    with checkpoint(path) as (file, header, config):
+        names = list(file.keys())
+        if config.n_layers > len(names):  # a forged number must not make us build a giant
+            raise UserError("damaged (it has fewer weights than its settings say)")
+        with torch.device("meta"):  # shapes only, no memory
+            expected = {name: list(p.shape) for name, p in network(config).state_dict().items()}
+        if {name: file.get_slice(name).get_shape() for name in names} != expected:
+            raise UserError(ANOTHER_NETWORK)
+        weights = {name: file.get_tensor(name) for name in names}
+        if header.pop("fingerprint", None) != fingerprint(weights, header):
+            raise UserError("damaged (its fingerprint is not that of its content)")
+        tokenizer = BPETokenizer.from_json(header["tokenizer"])
+        if tokenizer.vocab_size != config.vocab_size:
+            raise UserError("damaged (its tokenizer is not its network's)")
+        model = network(config)
+        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        said, expected = torch.tensor(answers(model)), torch.tensor(json.loads(header["answers"]))
+        if not torch.allclose(said, expected, rtol=0, atol=1e-4):
+            raise UserError(ANOTHER_NETWORK)
+        metadata = json.loads(header["metadata"])
     return model.to(device or pick_device()).eval(), tokenizer, metadata
 
 
 def read_metadata(path):
     """(Config, metadata) of a checkpoint, without its weights. Raises UserError if it is none."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        return Config(**json.loads(header["config"])), json.loads(header["metadata"])
-    except DAMAGE as error:
-        raise UserError(f"{path}: not a checkpoint, or an old or damaged one ({error})") from None
+    with checkpoint(path) as (_, header, config):
+        return config, json.loads(header["metadata"])
 
 
 def newest_checkpoint(folder="checkpoints", twin=False):

@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from mdlm.config import Config
+from mdlm.diffusion import subs
+from settings import Config
 
 L, MASK = 3, 3  # the tokens are 0, 1, 2, and the mask is 3
 TEXTS = list(itertools.product(range(3), repeat=L))  # all 27 texts
@@ -39,6 +40,9 @@ class TableDenoiser:
 
     def head(self, h):
         return h
+
+    def __call__(self, z, t=None):
+        return subs(self.features(z), z, MASK)  # (B, 3, 4)
 
 
 class ExactDenoiser(TableDenoiser):
@@ -87,9 +91,9 @@ def exact_nelbo_in_steps(model, x, steps):
     total = 0.0
     for i in range(1, steps + 1):
         s, t = (i - 1) / steps, i / steps
-        comes_off = (t - s) / t
+        unmasked = (t - s) / t  # the share of the masks that this step unmasks
         for k in range(1, L + 1):
-            total += comes_off * chance_of_masks(k, t) * cross_entropy_at(model, x, k)
+            total += unmasked * chance_of_masks(k, t) * cross_entropy_at(model, x, k)
     return total
 
 
@@ -105,7 +109,7 @@ def orders(model, x):
     return values
 
 
-def follow_branches(states, choices):
+def all_branches(states, choices):
     """{text: probability} after a step: `choices(z)` lists (token, probability) for each place."""
     new = {}
     for z, weight in states.items():
@@ -115,9 +119,12 @@ def follow_branches(states, choices):
     return {z: weight for z, weight in new.items() if weight > 0}
 
 
-def exact_sampler(model, steps, eta=0.0):
-    """{text: probability} of ancestral sampling in that many steps (of remasking, if eta > 0)."""
-    states = {(MASK,) * L: 1.0}
+def exact_sampler(model, steps, eta=0.0, start=(MASK,) * L):
+    """{text: probability} of ancestral sampling in that many steps (of remasking, if eta > 0).
+
+    start: what is given, and masks.
+    """
+    states = {start: 1.0}
     for alpha_t, alpha_s in itertools.pairwise(i / steps for i in range(steps + 1)):
         sigma = min(eta, (1 - alpha_s) / alpha_t) if alpha_t else 0.0
         chance = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
@@ -128,18 +135,21 @@ def exact_sampler(model, steps, eta=0.0):
                 [(MASK, 1 - chance), *((v, chance * p[place][v]) for v in range(3))]
                 if z[place] == MASK
                 else [(z[place], 1 - sigma), (MASK, sigma)]
+                if start[place] == MASK
+                else [(z[place], 1.0)]
                 for place in range(L)
             ]
 
-        states = follow_branches(states, choices)
+        states = all_branches(states, choices)
     return states
 
 
-def exact_groups(model, sizes):
-    """{text: probability} if the places are filled in random order, so many at a time."""
+def exact_groups(model, sizes, start=(MASK,) * L):
+    """{text: probability} if the masks of `start` are filled in random order, so many at a time."""
     total = dict.fromkeys(TEXTS, 0.0)
-    for order in itertools.permutations(range(L)):
-        states, rest = {(MASK,) * L: 1.0}, list(order)
+    every = list(itertools.permutations(place for place in range(L) if start[place] == MASK))
+    for order in every:
+        states, rest = {start: 1.0}, list(order)
         for size in sizes:
             now, rest = rest[:size], rest[size:]
 
@@ -150,9 +160,9 @@ def exact_groups(model, sizes):
                     for place in range(L)
                 ]
 
-            states = follow_branches(states, choices)
+            states = all_branches(states, choices)
         for text, weight in states.items():
-            total[text] += weight / math.factorial(L)
+            total[text] += weight / len(every)
     return total
 
 

@@ -13,7 +13,7 @@ Interrupted runs resume where they stopped. Every setting of the notebook is an 
 import argparse
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from files import UserError, check_writable, use_utf8
@@ -60,7 +60,27 @@ def parse_arguments(argv=None):
             )
     arguments = parser.parse_args(argv)
     given = {field.name: getattr(arguments, field.name) for field in fields(Config)}
-    return settings(arguments.preset, **given), arguments
+    config = settings(arguments.preset, **given)
+    if arguments.vocab_size is None:
+        config = replace(config, vocab_size=enough_tokens(config))
+    return config, arguments
+
+
+def enough_tokens(config):
+    """The preset's vocabulary, or a smaller one for a short text, and says so."""
+    from corpus import is_prepared, load_text, usual_vocab_size
+
+    if is_prepared(config.corpus) or config.corpus in ("kjv", "shakespeare"):
+        return config.vocab_size
+    text = load_text(config.corpus)
+    n_tokens = min(config.vocab_size, usual_vocab_size(text))
+    if n_tokens < config.vocab_size and os.environ.get("RANK", "0") == "0":
+        print(
+            f"a short text ({len(text):,} characters): {n_tokens} tokens, not {config.vocab_size} "
+            "(--vocab-size); soon memorised: --dropout 0.1 delays that, --steps ends before it",
+            file=sys.stderr,
+        )
+    return n_tokens
 
 
 def export(run, path):
@@ -88,7 +108,6 @@ def main(argv=None):
     """Train. Returns the exit code: 2 for a user's mistake, which gets one line."""
     use_utf8()
     rank = int(os.environ.get("RANK", 0))
-    config = None
     try:
         config, arguments = parse_arguments(argv)
         if arguments.compare:
@@ -102,7 +121,7 @@ def main(argv=None):
         from hardware import join_processes, leave_processes
 
         join_processes()
-        run = train(config, arguments, rank)
+        run = train_from(config, arguments, rank)
         leave_processes()
         if rank == 0:
             finish(run, arguments)
@@ -116,22 +135,18 @@ def main(argv=None):
     except (RuntimeError, MemoryError) as error:
         from running import memory_is_full
 
-        if memory_is_full(error):
-            print(f"train.py: the memory is full: try {advice(config)}", file=sys.stderr)
-            return 1
-        if "RANK" not in os.environ:
+        if not memory_is_full(error):
             raise
-        line = " ".join(str(error).split())[:200]
         print(
-            f"train.py: process {rank} failed, or lost the others ({line}); the last saved state "
-            "stays as it is: run again to go on",
+            "train.py: the memory is full: try --activation-checkpointing, which goes on from what "
+            f"was saved, or --accumulation {2 * config.accumulation}, or a smaller --batch-size",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
-def train(config, arguments, rank):
+def train_from(config, arguments, rank):
     """Do what the notebook does. Returns the finished run."""
     import numpy as np
     import torch
@@ -165,17 +180,6 @@ def show_runs(folder):
     compare(folder, save=Path("runs") / "compare.png")
 
 
-def advice(config):
-    """What of the things that take less memory has not been done yet."""
-    ways = []
-    if not config.activation_checkpointing:
-        ways.append("--activation-checkpointing, which goes on from what was saved")
-    if config.accumulation < config.batch_size:
-        parts = min(2 * config.accumulation, config.batch_size)
-        ways.append(f"--accumulation {parts}, a run of its own with the batch in smaller parts")
-    return ", or ".join(ways or ["a smaller --batch-size, --context or --d-model"])
-
-
 def finish(run, arguments):
     """Say what came out and what to do next, and export it if asked to."""
     last, bound = run.history[-1], "" if run.config.causal else "at most "
@@ -203,14 +207,9 @@ def finish(run, arguments):
     print(f"now: python sample_visual.py {run.path}")
 
 
-def leave(code):
-    """End the program."""
+if __name__ == "__main__":
+    code = main()
     if "RANK" in os.environ:  # a thread of PyTorch's gloo may still run, and would abort us
-        sys.stdout.flush()
-        sys.stderr.flush()
+        sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    leave(main())

@@ -13,10 +13,8 @@ import argparse
 import contextlib
 import random
 import re
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -24,7 +22,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from mdlm.corpus import load_text  # noqa: E402
+from corpus import load_text  # noqa: E402
 
 
 def write_text(path, megabytes):
@@ -40,18 +38,14 @@ def write_text(path, megabytes):
     return n_bytes
 
 
-def watch(process, peak, stop):
-    """Keep the largest sum of private memory of a process and its children in peak[0]."""
-    root = psutil.Process(process.pid)
-    while not stop.wait(0.1):
-        total, processes = 0, [root]
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            processes += root.children(recursive=True)
-        for p in processes:
-            with contextlib.suppress(psutil.Error):
-                info = p.memory_info()
-                total += info.rss - getattr(info, "shared", 0)
-        peak[0] = max(peak[0], total)
+def memory(process):
+    """Private memory of a process (psutil's) and its children, in bytes."""
+    total = 0
+    with contextlib.suppress(psutil.Error):  # one has just ended
+        for each in (process, *process.children(recursive=True)):
+            info = each.memory_info()
+            total += info.rss - getattr(info, "shared", 0)
+    return total
 
 
 def main(argv=None):
@@ -66,24 +60,20 @@ def main(argv=None):
         n_bytes = write_text(source, arguments.megabytes)
         command = [sys.executable, "prepare.py", str(source), "--out", str(Path(folder) / "tokens")]
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        peak, stop = [0], threading.Event()
-        watcher = threading.Thread(target=watch, args=(process, peak, stop))
-        watcher.start()
-        out = process.communicate()[0]
+        process = psutil.Popen(command, cwd=ROOT)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, memory(process))
+            time.sleep(0.1)
         seconds = time.perf_counter() - start
-        stop.set()
-        watcher.join()
-        print(out)
         if process.returncode:
             return process.returncode
         stored = sum(path.stat().st_size for path in (Path(folder) / "tokens").glob("*.bin"))
-    print(
-        "| text | time | speed | peak memory, all processes | stored |\n|---:|---:|---:|---:|---:|"
-    )
+    print("| text | time | speed | peak memory, all processes | stored |")
+    print("|---:|---:|---:|---:|---:|")
     print(
         f"| {n_bytes / 1e6:,.0f} MB | {seconds:.0f} s | {n_bytes / 1e6 / seconds:.1f} MB/s "
-        f"| {peak[0] / 1e9:.2f} GB | {stored / 1e6:,.0f} MB |"
+        f"| {peak / 1e9:.2f} GB | {stored / 1e6:,.0f} MB |"
     )
     return 0
 

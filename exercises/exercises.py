@@ -17,7 +17,7 @@ def weight_cubic(t):
 
 
 def expected_calls(n_masks, alpha):
-    """2. How many of the steps reveal something, on average, and so need the network.
+    """2. In how many of the steps, on average, something is unmasked and the network has to run.
 
     alpha: (T + 1,) float64, the values of alpha_t before and after each of the T steps, from 0 up
     to 1. n_masks: the number of tokens. Returns a number of at most T.
@@ -45,10 +45,10 @@ def bound_from_counts(mean_nats):
 def mixture_nats(nats):
     """5. -log of a text's probability under "draw one of K orders, then write in that order".
 
-    nats: (K,) float64, -log p of the text in each order. Their mean is the NELBO's estimate; this
-    is never more. It is a bound still: by Jensen, its mean over random choices of the K orders is
-    at least -log p of the text, which it reaches as K grows. It must not overflow when nats are in
-    the thousands. Returns nats.
+    nats: (K,) float64, -log p of the text in each order. Their mean is the NELBO's estimate; the
+    result is never larger. It is still a bound: by Jensen, its mean over random choices of the K
+    orders is at least -log p of the text, which it approaches as K grows. It must not overflow
+    when nats are in the thousands. Returns nats.
     """
     raise NotImplementedError
 
@@ -62,16 +62,16 @@ def left_to_right(model, z, generator):
 
 
 def in_blocks(model, z, block, steps, generator):
-    """7. Ancestral sampling of `steps` steps in the first `block` places, then in the next, ...
+    """7. Ancestral sampling in `steps` steps, in the first `block` places, then in the next, ...
 
-    z: (B, L), the last block may be shorter. The network always sees all of z, with the masks and
+    z: (B, L), the last block may be shorter. The network always sees all of z, also the masks and
     the given tokens to the right. Returns a new (B, L).
     """
     raise NotImplementedError
 
 
 def correct(model, z, n, generator):
-    """8. Mend finished texts: n times, mask one random place of each text and draw it again.
+    """8. Correct finished texts: n times, mask one random place of each text and draw it again.
 
     z: (B, L) without masks. Each row has its own place. Returns a new (B, L).
     """

@@ -14,7 +14,7 @@ def weight_cubic(t):
 
 
 def expected_calls(n_masks, alpha):
-    # a token comes in a step with the chance by which alpha grows: it is idle if all miss it
+    # a token is unmasked in a step with the probability by which alpha grows there
     return (1 - (1 - alpha.diff()) ** n_masks).sum().item()
 
 
@@ -53,8 +53,8 @@ def in_blocks(model, z, block, steps, generator):
         in_block[:, start : start + block] = True
         for i in range(steps):  # alpha goes from i / steps to (i + 1) / steps
             chance = 1 / (steps - i)
-            comes_off = torch.rand(z.shape, generator=generator, dtype=torch.float64) < chance
-            where = (z == model.mask_id) & in_block & comes_off
+            coin = torch.rand(z.shape, generator=generator, dtype=torch.float64)
+            where = (z == model.mask_id) & in_block & (coin < chance)
             if where.any():
                 fill(model, z, where, i / steps, u)
     return z

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exercises import exercises
-from mdlm.config import Config
+from settings import Config
 from toy import (
     MASK,
     TEXTS,
@@ -66,7 +66,7 @@ def distance(tokens, expected):
 
 
 class Watching:
-    """The denoiser, keeping what it was asked."""
+    """The denoiser, with a list of the texts that it was given."""
 
     def __init__(self):
         self.asked = []
@@ -80,7 +80,7 @@ class Watching:
 
 
 class Indifferent(Watching):
-    """Expects every token alike, in texts of up to four tokens."""
+    """Gives every token the same probability, in texts of up to four tokens."""
 
     config = Config(context=4)
 
@@ -115,8 +115,8 @@ def test_2_expected_calls(answers):
     assert answers.expected_calls(50, even[0]) == pytest.approx(1)
     assert answers.expected_calls(2, even[1]) == pytest.approx(1.5)
     for alpha in (even[3], even[3] ** 3):  # alpha_t = 1 - t, and (1 - t)^3
-        comes = torch.rand(5000, 128, generator=noise(), dtype=torch.float64)  # alpha at that time
-        steps = torch.searchsorted(alpha, comes)
+        moments = torch.rand(5000, 128, generator=noise(), dtype=torch.float64)  # values of alpha
+        steps = torch.searchsorted(alpha, moments)
         drawn = sum(len(row.unique()) for row in steps) / len(steps)
         assert answers.expected_calls(128, alpha) == pytest.approx(drawn, rel=0.005)
 
@@ -203,7 +203,7 @@ def test_7_steps_count_in_every_block_and_given_tokens_stay(answers):
 
 
 def test_8_correct(answers):
-    wrong = exact_sampler(MODEL, 1)  # all places at once, each by itself
+    wrong = exact_sampler(MODEL, 1)  # all places at once, independently
     chosen = torch.multinomial(
         torch.tensor([wrong[x] for x in TEXTS]), N, replacement=True, generator=noise()
     )

@@ -1,12 +1,13 @@
 """The parts of sample_visual.py, in the order in which they build on each other:
 
-recording    a run of the sampler, everything that it produced
-items        what a page is made of: boxes and texts, with colours and places
+record       a run of a sampler, all that is shown of it
+colors       of a page, and what they mean
+items        what a page is made of: boxes and texts, with their places
 typesetting  the text in lines, and the looks of its tokens
 controls     what a person does becomes a command, a command makes a new state
-page         a recording and a state, laid out as items
+page         a record and a state, laid out as items
 drawing      items on a surface
-worker       sampling in a thread
+worker       running the model, in a thread
 window       events, time, drawing, over and over
 files        pictures, animations, notebooks
 terminal     the same without pixels

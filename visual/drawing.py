@@ -1,13 +1,13 @@
 """Fonts, and items drawn on a pygame surface."""
 
 import importlib.util
-import io
-import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pygame
 import pygame.freetype
+
+from visual.items import joins
 
 FALLBACK_FONTS = (  # of the usual systems, for what the first font has no glyph for
     "notosanscjksc,notosanscjkjp,sourcehansanssc,microsoftyahei,pingfangsc,hiraginosansgb,simsun",
@@ -26,11 +26,10 @@ def font_paths():
     if mono:
         yield Path(mono)
     yield Path(pygame.font.__file__).parent / pygame.font.get_default_font()
-    for names in FALLBACK_FONTS:
-        for name in names.split(","):
-            path = pygame.font.match_font(name)
-            if path:
-                yield Path(path)
+    for name in ",".join(FALLBACK_FONTS).split(","):
+        path = pygame.font.match_font(name)
+        if path:
+            yield Path(path)
 
 
 class Fonts:
@@ -40,83 +39,58 @@ class Fonts:
         pygame.font.init()
         pygame.freetype.init()  # it can say whether a font has a glyph
         self.more_paths = font_paths()
-        self.paths, self.coverage = [], []
-        self.data, self.opened = {}, {}
-        self.widths, self.images, self.which = {}, {}, {}
+        self.fonts, self.coverage = [], []  # the best first; those that were needed so far
+        self.first_with, self.width = cache(self.first_with), cache(self.width)
+        self.image = lru_cache(4000)(self.image)
         self.first_with("a")
 
     def first_with(self, character):
         """Number of the first font that has a character, or 0 if none has."""
-        if character not in self.which:
-            self.which[character] = self.search(character)
-        return self.which[character]
-
-    def search(self, character):
         for i, font in enumerate(self.coverage):
             if font.get_metrics(character)[0] is not None:
                 return i
         for path in self.more_paths:
             try:
-                font = pygame.freetype.Font(str(path), 20)
-                pygame.font.Font(str(path), 20)
-                has_it = font.get_metrics(character)[0] is not None
+                fonts = pygame.font.Font(str(path), 20), pygame.freetype.Font(str(path), 20)
+                has_it = fonts[1].get_metrics(character)[0] is not None
             except (pygame.error, OSError):  # a format that this SDL cannot read or resize
                 continue
-            self.paths.append(path)
-            self.coverage.append(font)
+            self.fonts.append(fonts[0])
+            self.coverage.append(fonts[1])
             if has_it:
-                return len(self.paths) - 1
+                return len(self.fonts) - 1
         return 0
 
-    def in_memory(self, number):
-        """A font's file, read once, as something that can be opened."""
-        if number not in self.data:
-            self.data[number] = self.paths[number].read_bytes()
-        return io.BytesIO(self.data[number])
-
     def font(self, number, size):
-        """An opened font."""
-        if (number, size) not in self.opened:
-            # from memory: a file stays open for each size otherwise, and systems count those
-            self.opened[number, size] = pygame.font.Font(self.in_memory(number), size)
-        return self.opened[number, size]
+        """A font in a size. It is the same object for all sizes, as each keeps its file open."""
+        font = self.fonts[number]
+        if font.point_size != size:  # a change empties its cache of glyphs
+            font.point_size = size
+        return font
 
     def parts(self, text):
         """Cut a text where the font changes: a list of (number of the font, text)."""
         parts = []
         for character in text:
-            joins = unicodedata.combining(character) or character in "\u200d\ufe0f"
-            number = parts[-1][0] if joins and parts else self.first_with(character)
-            if parts and parts[-1][0] == number:
-                parts[-1] = (number, parts[-1][1] + character)
+            number = self.first_with(character)
+            if parts and (joins(character) or parts[-1][0] == number):
+                parts[-1] = (parts[-1][0], parts[-1][1] + character)
             else:
                 parts.append((number, character))
         return parts
 
     def width(self, text, size):
         """Pixels."""
-        if (text, size) not in self.widths:
-            parts = self.parts(text)
-            self.widths[text, size] = sum(self.font(n, size).size(part)[0] for n, part in parts)
-        return self.widths[text, size]
+        return sum(self.font(n, size).size(part)[0] for n, part in self.parts(text))
 
     def height(self, size):
         """Pixels."""
         return self.font(0, size).get_height() + 1  # an underscore may stand one lower
 
     def image(self, text, size, color):
-        """The text as a surface; the last few thousand are kept."""
-        key = (text, size, color)
-        if key not in self.images:
-            if len(self.images) > 4000:
-                self.images.clear()
-            self.images[key] = self.render(text, size, color)
-        return self.images[key]
-
-    def render(self, text, size, color):
-        surface = pygame.Surface(
-            (max(1, self.width(text, size)), self.height(size)), pygame.SRCALPHA
-        )
+        """The text as a surface."""
+        box = (max(1, self.width(text, size)), self.height(size))
+        surface = pygame.Surface(box, pygame.SRCALPHA)
         x, ascent = 0, self.font(0, size).get_ascent()
         for number, part in self.parts(text):
             font = self.font(number, size)
@@ -137,10 +111,10 @@ def rounded(w, h, radius, color, line):
     return pygame.transform.smoothscale(surface, (w, h))
 
 
-def draw_items(surface, items, fonts, page):
-    """Draw the items, from back to front, on a page of that colour."""
+def draw_layout(surface, layout, fonts, page):
+    """Draw the items of a layout, from back to front, on a page of that colour."""
     surface.fill(page)
-    for item in items:
+    for item in layout.items + layout.overlay:
         x, y = round(item.x), round(item.y)
         w, h = max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y)
         if item.kind == "text":

@@ -1,15 +1,15 @@
 """The run as text in a terminal."""
 
-import math
 import os
 import shutil
 import time
 import unicodedata
 
+from visual.colors import THEMES, mix
 from visual.controls import SECONDS
-from visual.items import THEMES, mix, shorten
-from visual.recording import MASKED
-from visual.typesetting import break_lines, token_look
+from visual.items import shorten
+from visual.record import MASKED, facts, pieces
+from visual.typesetting import appearance, break_lines
 
 
 class Cells:
@@ -17,83 +17,59 @@ class Cells:
 
     def width(self, text, size):
         """Cells that a terminal uses for a text."""
-        return sum(map(self.cell, text))
-
-    @staticmethod
-    def cell(character):
-        if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me"):
-            return 0
-        return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+        return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
 def text_frame(record, at, view, theme, columns, colors):
     """The text after `at` steps as lines for a terminal."""
-    cells = Cells()
-    spots, n_lines = break_lines(record.pieces, columns, cells, 1)
-    lines, ends, row = [""] * n_lines, [0] * n_lines, record.row(at)
+    cells, row = Cells(), record.row(at)
+    spots, n_lines = break_lines(pieces(record, -1), columns, cells, 1)
+    lines, ends = [""] * n_lines, [0] * n_lines
     for spot in spots:
-        look = token_look(record, spot.token, at, view, theme)
-        shown = spot.text if look.text is None else look.text
-        if record.states[row, spot.token] == MASKED and not (colors and shown):
-            shown = "▁" * int(spot.w)
+        text, ink, paper = appearance(record, spot.token, at, view, theme)
+        shown = spot.text if text is None else text
+        if record.texts[row, spot.token] == MASKED and not (colors and shown):
+            shown, ink, paper = "▁" * int(spot.w), mix(theme.page, theme.ink, 0.4), None
         shown = shorten(cells, shown, 1, spot.w)
         shown += " " * int(spot.w - cells.width(shown, 1))
         if colors:
-            ink = look.ink if shown.strip("▁") else mix(theme.page, theme.ink, 0.4)
-            paper = look.paper if shown.strip("▁") else None
-            shown = f"\x1b[38;2;{ink[0]};{ink[1]};{ink[2]}m{shown}\x1b[0m"
-            if paper is not None:
-                shown = f"\x1b[48;2;{paper[0]};{paper[1]};{paper[2]}m{shown}"
+            code = "38;2;{};{};{}".format(*ink) + (";48;2;{};{};{}".format(*paper) if paper else "")
+            shown = f"\x1b[{code}m{shown}\x1b[0m"
         lines[spot.line] += " " * int(spot.x - ends[spot.line]) + shown
         ends[spot.line] = spot.x + spot.w
     return lines
 
 
-def terminal_facts(record, step):
-    """Where a run is after `step` steps, in one line."""
-    line = f"step {step}/{record.n_steps}  t {1 - step / record.n_steps:.2f}"
-    line += f"  masked {record.masked(step)}  network calls {record.calls[step]:.0f}"
-    if record.seconds:
-        line += f"  {record.seconds * record.calls[step] / max(1, record.calls[-1]):.2f} s"
-    return line
-
-
-def understand_escapes():
-    """Make a Windows console understand what moves its cursor and colours its text."""
-    if os.name == "nt":
-        os.system("")
+def frame(record, at, state, columns, colors, room=None):
+    """What is to be seen of a run or a race as lines; `room`: lines for each text (None: all)."""
+    lines = []
+    for lane in record.lanes:
+        status = "  ".join(f"{label} {value}" for label, value in facts(record, lane, at))
+        lines.append(shorten(Cells(), status, 1, columns))
+        lines += text_frame(lane, at, state.view, THEMES[state.theme], columns, colors)[:room]
+        lines.append("")
+    return lines
 
 
 def play_in_terminal(record, state, out, seconds=SECONDS):
     """Animate the run in a terminal; into a file or a pipe, print five moments of it."""
-    window, theme = shutil.get_terminal_size((80, 24)), THEMES[state.theme]
+    window, animated = shutil.get_terminal_size(), out.isatty()
     columns = max(8, min(96, window.columns - 2))
-    if not out.isatty():
+    if not animated:
         for i in range(5):
-            at = math.floor(record.n_steps * i / 4)
-            for lane in record.lanes:
-                now = math.floor(record.lane_at(lane, at))
-                print(terminal_facts(lane, now), file=out)
-                lines = text_frame(lane, now, state.view, theme, columns, False)
-                print("\n".join(lines), end="\n\n", file=out)
+            lines = frame(record, record.n_steps * i / 4, state, columns, colors=False)
+            print("\n".join(lines), file=out)
         return
-    understand_escapes()
+    if os.name == "nt":
+        os.system("")  # makes a Windows console understand escapes
     colors, n_frames, height = "NO_COLOR" not in os.environ, max(2, int(seconds * 12)), 0
     room = max(1, window.lines // len(record.lanes) - 3)
     for i in range(n_frames):
         at = record.n_steps * i / (n_frames - 1)
-        lines = []
-        for lane in record.lanes:
-            now = record.lane_at(lane, at)
-            text = text_frame(lane, now, state.view, theme, columns, colors)
-            lines += text[:room]
-            lines += ["", shorten(Cells(), terminal_facts(lane, math.floor(now)), 1, columns)]
+        lines = frame(record, at, state, columns, colors, room if i < n_frames - 1 else None)
         back = f"\x1b[{height}A" if height else ""
         out.write(back + "".join(f"\r\x1b[K{line}\n" for line in lines))
         out.flush()
         height = len(lines)
         time.sleep(seconds / n_frames)
-    for lane in record.lanes:
-        text = text_frame(lane, lane.n_steps, state.view, theme, columns, colors)
-        if len(text) > room:  # so far its end was not to be seen
-            out.write("\n" + "\n".join(text) + "\n")

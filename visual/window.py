@@ -1,4 +1,4 @@
-"""The window: a loop that takes events, lets time pass, and draws what has changed."""
+"""The window: a loop that takes events, lets time pass, and draws when something has changed."""
 
 import contextlib
 import gc
@@ -8,27 +8,25 @@ from dataclasses import replace
 
 import pygame
 
-from bpe_tokenizer import UserError
-from visual.controls import advance, commands_of, handle
-from visual.drawing import Fonts, draw_items
-from visual.items import THEMES
-from visual.page import hidden_lines, lay_out
-from visual.recording import check_settings
-from visual.worker import receive
+from files import UserError
+from visual.colors import THEMES
+from visual.controls import advance, on_event
+from visual.drawing import Fonts, draw_layout
+from visual.page import lay_out
 
 
 def find_display():
-    """Raise UserError on a machine without a display."""
+    """Raise UserError on a machine without a display, or where SDL draws for nobody to see."""
     if os.name == "nt":  # pixels of the screen, not ones that Windows scales up
         os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
-    wanted = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
-    if wanted or not sys.platform.startswith("linux"):  # else SDL would draw where nobody sees it
-        with contextlib.suppress(pygame.error):
+    named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if named or not sys.platform.startswith("linux"):
+        with contextlib.suppress(pygame.error):  # the display that is named may not answer
             pygame.display.init()
-            if "SDL_VIDEODRIVER" in os.environ or pygame.display.get_driver() != "offscreen":
+            if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return
-            pygame.display.quit()  # the display that is named does not answer
-    raise UserError("no display here: use --save out.gif (or .png, .webp, .mp4), or --text")
+            pygame.display.quit()
+    raise UserError("no display here: use --save out.gif (or .png, .mp4), or --text")
 
 
 def open_window(size):
@@ -40,22 +38,10 @@ def open_window(size):
     return window
 
 
-def order(worker, state):
-    """Begin the run that was asked for, if it is possible: else the one under way goes on."""
-    try:
-        check_settings(state.settings, worker.model, worker.tokenizer)
-    except UserError as error:
-        return replace(state, message=str(error))
-    worker.run(state.settings)
-    return state
-
-
-def show(window, record, state, worker=None):
-    """Run the window until it is closed. Without a worker there is only the record to watch.
-
-    Returns what was shown at the end: (record, state).
-    """
-    fonts, clock, drawn, items = Fonts(), pygame.Clock(), None, []
+def show(window, worker, state):
+    """Show what the worker does until the window is closed. Returns the last state."""
+    fonts, clock, record = Fonts(), pygame.Clock(), worker.record
+    layout, drawn = lay_out(record, state, window.get_surface().get_size(), fonts), None
     gc.freeze()  # PyTorch's many objects stay: to look through them would make a frame late
     while state.request != "quit":
         surface = window.get_surface()
@@ -64,27 +50,28 @@ def show(window, record, state, worker=None):
         for event in pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
                 drawn = None  # what was drawn may be lost
-            for command in commands_of(event, state, items, scale):
-                if command == "paste":
-                    command = f"type {pygame.scrap.get_text().strip()}"
-                state = handle(state, command, record)
+            state = on_event(event, state, layout, record, scale)
         if state.request == "run":
             state = replace(state, request="")
-            if worker is None:
-                state = replace(state, message="This is a recording: there is no model to run.")
-            else:
-                state = order(worker, state)
-        if worker is not None:
-            record, state = receive(worker, record, state)
+            try:
+                worker.run(state.settings)
+            except UserError as error:
+                state = replace(state, message=str(error))
+        if worker.record is not record:
+            record = worker.record
+            if not record.live:
+                state = replace(state, at=0.0, playing=True)
+        if worker.message:
+            state, worker.message = replace(state, message=worker.message), ""
+        state = replace(state, busy=worker.busy)
         state = advance(state, record, min(0.1, clock.get_time() / 1000))
-        items = lay_out(record, state, size, fonts, scale)
-        state = replace(state, scroll=min(state.scroll, hidden_lines(items)))
-        if (size, items) != drawn:
-            draw_items(surface, items, fonts, THEMES[state.theme].page)
+        if (record, state, size) != drawn:
+            layout = lay_out(record, state, size, fonts, scale)
+            draw_layout(surface, layout, fonts, THEMES[state.theme].page)
             window.flip()
-            drawn = (size, items)
+            drawn = (record, state, size)
         clock.tick(60)
-    return record, state
+    return state
 
 
 def close_window():

@@ -1,15 +1,105 @@
-"""Sampling in a thread, so that the window never waits for the model."""
+"""Running the model: a whole run at once, or in a thread, so that the window never waits for it."""
 
-import contextlib
 import queue
+import re
 import threading
+import time
 import traceback
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
+import torch
 
-from bpe_tokenizer import UserError
-from visual.recording import MASKED, Race, live_record, record_run, token_names, with_beliefs
+import mdlm.sampling
+from files import UserError
+from mdlm.twin import sample_twin
+from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, race, record_trajectory
+
+CANDIDATES = 5  # tokens kept of what the model predicts at each mask
+
+
+def check_settings(settings, model):
+    """Raise UserError for settings that no run can have."""
+    s, context = settings, model.config.context
+    for fine, message in [
+        (0 < s.length <= context, f"the length must be from 1 to {context}, the model's context"),
+        (0 < s.steps <= MOST_STEPS, f"the number of steps must be from 1 to {MOST_STEPS:,}"),
+        (0 < s.temperature < float("inf"), "the temperature must be above 0"),
+        (0 < s.top_p <= 1, "top-p must be above 0 and at most 1"),
+        (0 <= s.seed < 2**63, "the seed must be from 0 to 2^63 - 1"),
+    ]:
+        if not fine:
+            raise UserError(message)
+
+
+def parse_prompt(prompt):
+    r"""Texts to keep and numbers of masks: "_" is a mask, "\_" an underscore.
+
+    A token brings the space before it along, so a space before a mask is left out.
+    """
+    parts = re.findall(r"_+|(?:\\_|[^_])+", prompt)
+    return [len(p) if p[0] == "_" else p.rstrip(" ").replace(r"\_", "_") for p in parts]
+
+
+def waiting_record(model, tokenizer, settings, title=""):
+    """What there is of a run before it begins. Raises UserError for one that cannot be."""
+    check_settings(settings, model)
+    z = mdlm.sampling.template(tokenizer, parse_prompt(settings.prompt), settings.length).numpy()
+    text = np.where(z == tokenizer.mask_id, MASKED, z)  # (1, L)
+    start = np.zeros(1, np.int64)
+    return Record(tokenizer, settings, start, text, np.zeros(2), title=title, live=True)
+
+
+def record_run(model, tokenizer, settings, title="", publish=lambda record: None):
+    """Sample one text: a `Record`. `publish` gets a live one after each network call.
+
+    What the model predicts comes from the sampler's own calls; only the output layer runs again,
+    and only when somebody wants to see it.
+    """
+    live, features, lost = waiting_record(model, tokenizer, settings, title), model.features, 0.0
+    z = torch.from_numpy(np.where(live.texts == MASKED, tokenizer.mask_id, live.texts))
+
+    def watched(z, *more, **options):  # stands in for model.features: (B, L) -> (B, L, C)
+        nonlocal live, lost
+        h, start = features(z, *more, **options), time.perf_counter()
+        text, calls = z[0].cpu().numpy(), int(live.calls[-1]) + 1
+        text = np.where(text == tokenizer.mask_id, MASKED, text)
+        if (text != live.texts[-1]).any():
+            change, texts = np.append(live.change, calls - 1), np.vstack([live.texts, text])
+            live = replace(live, change=change, texts=texts)
+        hidden = h[0, torch.from_numpy(text == MASKED)]  # (M, C) at the masks
+        live.predictions[text.tobytes()] = cache(partial(best_tokens, model, hidden))
+        live = replace(live, calls=np.arange(calls + 1))
+        publish(live)
+        lost += time.perf_counter() - start
+        return h
+
+    options = dict(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        generator=torch.Generator().manual_seed(settings.seed),
+    )
+    model.features = watched
+    try:
+        start = time.perf_counter()
+        if model.config.causal:
+            trajectory = sample_twin(model, z, **options)
+        else:
+            sampler = getattr(mdlm.sampling, SAMPLERS[settings.sampler])
+            trajectory = sampler(model, z, settings.steps, **options)
+        seconds = time.perf_counter() - start - lost
+    finally:
+        del model.features
+    rest = dict(title=title, seconds=seconds, predictions=live.predictions)
+    return record_trajectory(trajectory, tokenizer, settings, **rest)
+
+
+@torch.no_grad()
+def best_tokens(model, hidden):
+    """hidden: (M, C), of the last layer -> ids and probabilities of the best, (M, K) each."""
+    best = model.head(hidden.float()).softmax(dim=-1).topk(CANDIDATES)
+    return best.indices.tolist(), best.values.tolist()
 
 
 class Stopped(Exception):
@@ -17,102 +107,65 @@ class Stopped(Exception):
 
 
 class Worker:
-    """Runs the model in a thread. `news` is a queue of (kind, value):
+    """Runs a model, and its twin if there is one. In a thread it keeps three attributes up to date:
 
-    "live": a Record of what there is so far; "record": the finished Record; "beliefs": the same
-    with beliefs; "busy": what is being done, "" when nothing is; "error": a line for the user.
+    record: what there is of the run; busy: what is being done, "" when nothing is; message: a line
+    for the user.
     """
 
-    def __init__(self, model, tokenizer, title, twin=None):
+    def __init__(self, model, tokenizer, title="", twin=None):
         self.model, self.tokenizer, self.title, self.twin = model, tokenizer, title, twin
-        self.names = token_names(tokenizer)
-        self.news = queue.SimpleQueue()
+        self.record, self.busy, self.message = None, "", ""
         self.orders = queue.SimpleQueue()  # Settings; None: that was all
         self.thread = threading.Thread(target=self.work, daemon=True, name="sampling")
-        self.thread.start()
 
     def run(self, settings):
-        """Start a run; one that is under way is given up."""
+        """Start a run in the thread; one that is under way is given up.
+
+        Raises UserError, and leaves that one alone, if the new one is not possible.
+        """
+        self.record = self.waiting(settings)
         self.orders.put(settings)
+        if not self.thread.is_alive():
+            self.thread.start()
 
     def close(self):
-        """Stop at the next pass through the network (the twin, once begun, writes to its end)."""
+        """Stop at the next network call (the twin, once begun, writes to its end)."""
         self.orders.put(None)
-        self.thread.join(timeout=2)
+        if self.thread.is_alive():
+            self.thread.join(timeout=2)
 
     def work(self):
         while (settings := self.orders.get()) is not None:
-            with contextlib.suppress(Stopped):
-                self.sample(settings)
-            self.news.put(("busy", ""))
-
-    def stop_if_asked(self):
-        if not self.orders.empty():
-            raise Stopped
+            try:
+                self.record = self.sample(settings)
+            except Stopped:
+                pass
+            except Exception as error:  # the window lives on
+                if not isinstance(error, UserError | RuntimeError):  # out of memory, for example
+                    traceback.print_exc()
+                self.message = str(error).split("\n")[0]
+            self.busy = ""
 
     def sample(self, settings):
-        """One run and its beliefs."""
-        try:
-            look = Watcher(self, settings).look
-            record = record_run(self.model, self.tokenizer, settings, self.title, look)
-            if self.twin is not None:
-                self.news.put(("busy", "The twin writes."))
-                twin = record_run(self.twin, self.tokenizer, settings)
-                record = Race((record, twin))
-            self.news.put(("record", record))
-            self.news.put(("beliefs", with_beliefs(self.model, record, self.report_beliefs)))
-        except Stopped:
-            raise
-        except (UserError, RuntimeError) as error:  # PyTorch: out of memory, for example
-            self.news.put(("error", str(error).split("\n")[0]))
-        except Exception as error:  # a bug: the window lives on, and the terminal has the details
-            traceback.print_exc()
-            self.news.put(("error", f"{type(error).__name__}: {error}".split("\n")[0]))
+        """One run, or one race, as a `Record`."""
+        self.record = self.waiting(settings)
+        record = record_run(self.model, self.tokenizer, settings, self.title, self.publish)
+        if self.twin is None:
+            return record
+        self.busy = "The twin writes."
+        return race(record, record_run(self.twin, self.tokenizer, settings))
 
-    def report_beliefs(self, fraction):
-        self.stop_if_asked()
-        self.news.put(("busy", f"Asking the model what it believes: {fraction:.0%}."))
+    def publish(self, live):
+        """Show what there is so far, unless somebody wants something else by now."""
+        if not self.orders.empty():
+            raise Stopped
+        self.record = replace(live, twin=self.record.twin)
+        masked, L = live.masked(live.n_steps), live.texts.shape[1]
+        self.busy = f"Sampling: {L - masked} of {L} tokens."
 
-
-class Watcher:
-    """Follows one run for the window: which token appeared in which pass."""
-
-    def __init__(self, worker, settings):
-        self.worker, self.settings, self.calls = worker, settings, 0
-        self.change, self.states = [], []
-
-    def look(self, z):
-        """`z` (1, L) is about to go through the network."""
-        worker = self.worker
-        worker.stop_if_asked()
-        if z.shape != (1, self.settings.length):  # a sampler that looks at a part of the text
-            return
-        z = z[0].cpu().numpy()
-        z = np.where(z == worker.tokenizer.mask_id, MASKED, z)
-        if not self.states or (z != self.states[-1]).any():
-            self.change.append(self.calls)
-            self.states.append(z)
-        change, states = np.array(self.change), np.stack(self.states)
-        record = live_record(worker.title, self.settings, worker.names, change, states, self.calls)
-        if worker.twin is not None:
-            waiting = live_record("", self.settings, worker.names, change[:1], states[:1], 0)
-            record = Race((record, waiting))
-        self.calls += 1
-        worker.news.put(("live", record))
-        done = (states[-1] != MASKED).sum()
-        worker.news.put(("busy", f"Sampling: {done} of {len(z)} tokens."))
-
-
-def receive(worker, record, state):
-    """Take in what the worker has to say. Returns (record, state)."""
-    while not worker.news.empty():
-        kind, value = worker.news.get()
-        if kind == "busy":
-            state = replace(state, busy=value)
-        elif kind == "error":
-            state = replace(state, message=value)
-        else:  # a record: so far, finished, or with beliefs
-            record = value
-            if kind == "record":
-                state = replace(state, at=0.0, playing=True, cursor=None, scroll=0)
-    return record, state
+    def waiting(self, settings):
+        """What there is of a run, or of a race, before it begins."""
+        first = waiting_record(self.model, self.tokenizer, settings, self.title)
+        twin = self.twin and waiting_record(self.twin, self.tokenizer, settings)
+        return replace(first, twin=twin)
