@@ -11,20 +11,18 @@ program for each core, at low priority (nice 19) or at the usual one, where half
 twice as long a step, is a fair share.
 """
 
-import json
+import multiprocessing
 import os
 import re
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from common import keep, make_parser, random_corpus, run, seconds, start_table, trainer
 
-from files import UserError
 from settings import settings
 
 CHOICES = {
@@ -42,75 +40,67 @@ BUSY = {  # what runs beside it, on each core
 TINY = dict(vocab_size=300, n_layers=1, d_model=32, compile=False)  # for --smoke
 
 
-def worker(changes):
-    """Train: for each line, a number of seconds, print the times of the steps done in them."""
+def train(pipe, changes):
+    """For each number of seconds that comes, send back the times of the steps done in them."""
     config = settings("small", **changes)
     step = trainer(config, random_corpus(config))[2]
     for _ in range(3):  # the first of them compile
         step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        times, end = [], time.perf_counter() + float(line)
+    pipe.send("ready")
+    for turn in iter(pipe.recv, None):
+        times, end = [], time.perf_counter() + turn
         while not times or time.perf_counter() < end:
-            times.append(seconds(step)[0])
-        print(json.dumps(times), flush=True)
+            times.append(seconds(step))
+        pipe.send(times)
 
 
-@contextmanager
-def processes(commands, **options):
-    """Run commands side by side, and end them at the end of the block."""
-    started = [subprocess.Popen(command, **options) for command in commands]
+def start_training(choice, changes):
+    """Start a process that trains, in the environment of a choice. Returns the pipe to it."""
+    spawn = multiprocessing.get_context("spawn")
+    pipe, its_own = spawn.Pipe()
+    for name in [name for name in os.environ if re.match("(G?OMP|KMP|MKL)_", name)]:
+        del os.environ[name]
+    os.environ.update(CHOICES[choice])
+    spawn.Process(target=train, args=(its_own, changes), daemon=True).start()
+    its_own.close()
+    pipe.recv()
+    return pipe
+
+
+def take_turns(pipes, beside, turn):
+    """Each trains for a turn, in seconds, while the others wait. Returns {name: times of steps}."""
+    cores, times = range(os.cpu_count() if BUSY[beside] else 0), {}
+    others = [subprocess.Popen([sys.executable, "-c", BUSY[beside]]) for _ in cores]
     try:
-        yield started
+        time.sleep(0.5)
+        for name, pipe in pipes.items():
+            pipe.send(turn)
+            times[name] = pipe.recv()
     finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-
-
-def start_workers(stack, changes, choices):
-    """{name: process} of one worker for each choice."""
-    names = ("OMP_", "GOMP_", "KMP_", "MKL_")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(names)}
-    command = [sys.executable, __file__, "--worker", json.dumps(changes)]
-    workers = {}
-    for name in choices:
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-        options = pipes | dict(env=clean | CHOICES[name])
-        workers[name] = stack.enter_context(processes([command], **options))[0]
-        if not workers[name].stdout.readline():
-            raise UserError(f"the process for {name} has failed")
-    return workers
+        for other in others:
+            other.kill()
+            other.wait()
+    return times
 
 
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="a turn (default: %(default)s)")
-    parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--worker", metavar="JSON", help="(how it starts itself)")
     arguments = parser.parse_args()
-    if arguments.worker:
-        return worker(json.loads(arguments.worker))
-    changes, choices, cores = {}, list(CHOICES), os.cpu_count()
+    names, changes = list(CHOICES), {}
     if arguments.smoke:
-        changes, choices, arguments.rounds, arguments.seconds = TINY, choices[:1], 1, 0.0
-    elif arguments.eager:
-        changes = dict(compile=False)
-    files = (Path(torch.__file__).parent / "lib").iterdir()
-    library = ", ".join(p.name for p in files if re.match(r"(lib[gi]?|vc)omp[^a-z]", p.name))
-    print(f"OpenMP library: {library or 'unknown'}; {cores} cores\n")
-    times = {name: {beside: [] for beside in BUSY} for name in choices}
-    with ExitStack() as stack:
-        workers = start_workers(stack, changes, choices)
-        for _ in range(arguments.rounds):
-            for beside, code in BUSY.items():
-                with processes([[sys.executable, "-c", code]] * cores if code else []):
-                    time.sleep(0.5)
-                    for name, process in workers.items():
-                        process.stdin.write(f"{arguments.seconds}\n")
-                        process.stdin.flush()
-                        times[name][beside] += json.loads(process.stdout.readline())
+        names, changes, arguments.rounds, arguments.seconds = names[:1], TINY, 1, 0.0
+    files = [p.name for p in (Path(torch.__file__).parent / "lib").iterdir()]
+    library = [name for name in files if re.match(r"(lib[gi]?|vc)omp[^a-z]", name)]
+    print(f"OpenMP library: {', '.join(library) or 'unknown'}; {os.cpu_count()} cores\n")
+    pipes = {name: start_training(name, changes) for name in names}
+    times = {name: {beside: [] for beside in BUSY} for name in names}
+    for beside in list(BUSY) * arguments.rounds:
+        for name, found in take_turns(pipes, beside, arguments.seconds).items():
+            times[name][beside] += found
+    for pipe in pipes.values():
+        pipe.send(None)
     usual = statistics.median(times["default"]["alone"])
     print_row = start_table("median of a step (against the default alone)", *BUSY)
     for name, found in times.items():

@@ -10,6 +10,7 @@ import io
 import json
 import multiprocessing
 import platform
+import re
 import statistics
 import sys
 import time
@@ -47,27 +48,21 @@ def run(main):
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
-def seconds(function, *arguments):
-    """(seconds, result) of one call, a GPU's queue included."""
+def seconds(function):
+    """How long one call takes, a GPU's queue included."""
     start = time.perf_counter()
-    result = function(*arguments)
+    function()
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
-    return time.perf_counter() - start, result
+    return time.perf_counter() - start
 
 
 def in_turns(contestants, rounds):
     """Median seconds of each of {name: function}: they take turns, after a call that warms up."""
-    times = {name: [] for name in contestants}
-    for i in range(rounds + 1):
-        for name, function in contestants.items():
-            took, _ = seconds(function)
-            times[name] += [took] if i else []
-    return {name: statistics.median(values) for name, values in times.items()}
+    times = [{name: seconds(f) for name, f in contestants.items()} for _ in range(rounds + 1)]
+    return {name: statistics.median(row[name] for row in times[1:]) for name in contestants}
 
 
 def start_table(*heads):
@@ -81,25 +76,16 @@ def start_table(*heads):
     return row
 
 
-def machine():
-    """What figures depend on: device, threads, PyTorch, day."""
-    device, cpu = pick_device(), platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # only Linux has this file, and its platform says little
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((x.split(": ")[1] for x in lines if x.startswith("model name")), cpu)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
-    return dict(
-        device=name,
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        day=str(datetime.date.today()),
-    )
-
-
 def keep(script, rows):
-    """Write rows, and the machine that they were measured on, to a JSON file beside the script."""
-    path = Path(script).with_suffix(".json")
-    write_atomically(path, json.dumps(dict(machine=machine(), rows=rows), indent=1).encode())
+    """Write rows, and what they were measured on, to a JSON file beside the script."""
+    info, name = Path("/proc/cpuinfo"), platform.processor()
+    if info.exists():  # on Linux
+        name = re.search(r"model name\s*: (.+)|$", info.read_text(encoding="utf-8"))[1] or name
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    versions = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    report = dict(machine=f"{name}, {versions}, {datetime.date.today()}", rows=rows)
+    write_atomically(Path(script).with_suffix(".json"), json.dumps(report, indent=1).encode())
 
 
 def random_corpus(config):
@@ -111,9 +97,8 @@ def random_corpus(config):
 def trainer(config, corpus):
     """(model, optimizers, step): step() does one step of training, and waits for it."""
     torch.manual_seed(config.seed)
-    model = DiffusionTransformer(config).to(pick_device())
+    model, hardware = DiffusionTransformer(config).to(pick_device()), Hardware(pick_device())
     optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
-    hardware = Hardware(pick_device())
     if config.compile:
         compile_blocks(model.blocks, hardware.device)
 

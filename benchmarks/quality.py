@@ -102,18 +102,14 @@ VARIANTS = {  # name: changed settings
     "loss-of-t": dict(loss="time"),
     "few-masks-first": {},
     "convolution": {},
-    "muon-lr-0.00125": dict(muon_lr=0.00125),
-    "muon-lr-0.005": dict(muon_lr=0.005),
-    "muon-lr-0.01": dict(muon_lr=0.01),
-    "muon-lr-0.02": dict(muon_lr=0.02),
+    **{f"muon-lr-{lr}": dict(muon_lr=lr) for lr in (0.00125, 0.005, 0.01, 0.02)},
     "batch-16": dict(batch_size=16),
     "context-256": dict(context=256, batch_size=16),
     "wide-shallow": dict(d_model=384, n_layers=3, n_heads=6),
     "4-by-192": SMALL | dict(d_model=192, n_heads=3),
     "4-by-128": SMALL,
     "4-by-128-batch-8": SMALL | dict(batch_size=8),
-    "4-by-128-muon-lr-0.00125": SMALL | dict(muon_lr=0.00125),
-    "4-by-128-muon-lr-0.005": SMALL | dict(muon_lr=0.005),
+    **{f"4-by-128-muon-lr-{lr}": SMALL | dict(muon_lr=lr) for lr in (0.00125, 0.005)},
     "4-by-128-adamw-lr-6e-3": SMALL | dict(adamw_lr=6e-3),
     "4-by-128-vocabulary-4096": SMALL | dict(vocab_size=4096),
     "4-by-128-vocabulary-4096-adamw-lr-6e-3": SMALL | dict(vocab_size=4096, adamw_lr=6e-3),
@@ -128,7 +124,6 @@ VARIANTS = {  # name: changed settings
     "polynomial": dict(loss="time", schedule="polynomial"),
 }
 TINY = dict(corpus=str(ROOT / "README.md"), vocab_size=300, d_model=32, context=32, compile=False)
-VARIANTS["tiny"] = TINY  # for --smoke
 CHANGES = {  # name: what else is changed
     "muon-in-parts": muon_in_parts,
     "rope-10000": usual_rope,
@@ -245,8 +240,9 @@ def main():
     parser.add_argument("--steps", type=int, default=2000, help="of the base (default: 2000)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     arguments = parser.parse_args()
-    names = arguments.names or [name for name in VARIANTS if name != "tiny"]
+    names = arguments.names or list(VARIANTS)
     if arguments.smoke:
+        VARIANTS["tiny"] = TINY
         print(time_step("tiny"), train_for("tiny", 2))
         return
     for name in names:

@@ -94,10 +94,9 @@ def report(path, twin_path, n=20, steps=256):
     filled = sample(model, gaps, steps, noise(2)).tokens
     counted = {f"real, {L} tokens": decode(real), "from nothing": free}
     counted["from nothing, top-p 0.9"] = safer
-    if twin_path and Path(twin_path).exists():
-        twin, its_tokenizer, _ = load_checkpoint(twin_path, DiffusionTransformer)
-        if its_tokenizer == tokenizer and twin.config.context >= L:
-            counted["the twin"] = decode(sample_twin(twin, masks, noise(1)).tokens)
+    twin, its_tokenizer, _ = load_checkpoint(twin_path, DiffusionTransformer)
+    if its_tokenizer == tokenizer and twin.config.context >= L:
+        counted["the twin"] = decode(sample_twin(twin, masks, noise(1)).tokens)
     counted[f"real, {L // 2} tokens"] = decode(real[:, middle])
     counted["filled gaps"] = decode(filled[:, middle])
     texts = [
