@@ -1,22 +1,18 @@
 """What compressors need for the validation text when they know the training text, in bits per byte.
 
     python benchmarks/compressors.py
+    python benchmarks/compressors.py --data my_novel.txt
 
 The cost of the validation part, given the training part, is the compressed size of both together
 minus that of the training part alone. PPMd (Shkarin 2002, variant I) predicts each byte from up to
 `order` bytes before it, as a language model does; it is the strongest of them on text.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
 import pyppmd
+from common import ROOT, make_parser, run, start_table
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from mdlm.compressors import COMPRESSORS, compressed_bpb  # noqa: E402
-from mdlm.corpus import load_text, split_text  # noqa: E402
+from compressors import COMPRESSORS, compressed_bpb
+from corpus import load_text, split_text
 
 
 def ppmd(order):
@@ -24,23 +20,18 @@ def ppmd(order):
     return lambda data: len(pyppmd.compress(data, max_order=order, mem_size=1 << 28))
 
 
-COMPRESSORS |= {f"PPMd, order {order}": ppmd(order) for order in (4, 6, 8, 12, 16)}
-
-
-def main(argv=None):
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main():
+    parser = make_parser(__doc__)
     parser.add_argument("--data", default="kjv", help="as in train.py (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    parts = split_text(load_text(arguments.data, ROOT / "data"))
-    print("| | whole text | validation, given training |\n|---|---:|---:|")
-    for name, size in COMPRESSORS.items():
+    arguments = parser.parse_args()
+    text = load_text(arguments.data, ROOT / "data")
+    parts = split_text(text[: 10**5] if arguments.smoke else text)
+    print_row = start_table("", "whole text", "validation, given training")
+    contestants = COMPRESSORS | {f"PPMd, order {n}": ppmd(n) for n in (4, 6, 8, 12, 16)}
+    for name, size in contestants.items():
         whole, given = compressed_bpb(size, *parts)
-        print(f"| {name} | {whole:.3f} | {given:.3f} |")
-    return 0
+        print_row(name, f"{whole:.3f}", f"{given:.3f}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

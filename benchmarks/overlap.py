@@ -11,25 +11,23 @@ the blocks' costs add up to that of the text. For a diffusion model each is a bo
 by block (`sample_long`). With 0 tokens given, this is the usual figure.
 """
 
-import argparse
 import math
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import ROOT, make_parser, run, start_table
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bpe_tokenizer import UserError, print_anything  # noqa: E402
-from mdlm.corpus import corpus_of, windows  # noqa: E402
-from mdlm.diffusion import masked_nats, next_token_nats, spread_mask_counts  # noqa: E402
-from mdlm.training import autocast, bits_per_byte  # noqa: E402
-from saving import load_checkpoint  # noqa: E402
+from compressors import bits_per_byte
+from corpus import corpus_of, windows
+from files import UserError
+from hardware import autocast
+from mdlm.diffusion import masked_nats, next_token_nats, spread_mask_counts
+from mdlm.model import DiffusionTransformer
+from saving import load_checkpoint
 
 
 def blocks(tokens, n_given, size):
@@ -69,7 +67,8 @@ def one_reading(model, tokens, n_given, noise, batch=32):
     device, total = model.embedding.weight.device, 0.0
     for texts, size in blocks(tokens, n_given, model.config.context - n_given):
         k = spread_mask_counts(len(texts), size, noise)
-        for x, masks in zip(texts.split(batch), k.split(batch), strict=True):
+        pairs = list(zip(texts.split(batch), k.split(batch), strict=True))
+        for x, masks in tqdm(pairs, desc=f"{n_given} given", leave=False):
             with autocast(device):
                 if model.config.causal:
                     nats = exact_nats(model, x.to(device), size)
@@ -79,54 +78,44 @@ def one_reading(model, tokens, n_given, noise, batch=32):
     return total
 
 
-def measure(model, corpus, n_given, passes, progress=lambda: None):
+def measure(model, corpus, n_given, passes):
     """Bits per byte of the validation text: (mean, standard error); the twin's is exact."""
     before = corpus.train[len(corpus.train) - n_given :]
     tokens = np.concatenate([before, corpus.val[:]])  # also of a folder of tokens
-    noise, readings = torch.Generator().manual_seed(0), []
-    for _ in range(1 if model.config.causal else passes):
-        nats = one_reading(model, tokens, n_given, noise)
-        readings.append(bits_per_byte(nats / len(corpus.val), len(corpus.val), corpus.val_bytes))
-        progress()
-    error = statistics.stdev(readings) / math.sqrt(passes) if len(readings) > 1 else 0.0
-    return statistics.mean(readings), error
+    noise, n = torch.Generator().manual_seed(0), len(corpus.val)
+    nats = [
+        one_reading(model, tokens, n_given, noise) / n
+        for _ in range(1 if model.config.causal else passes)
+    ]
+    bpb = [bits_per_byte(x, n, corpus.val_bytes) for x in nats]
+    error = statistics.stdev(bpb) / math.sqrt(passes) if len(bpb) > 1 else 0.0
+    return statistics.mean(bpb), error
 
 
-def main(argv=None):
-    """Command line."""
-    print_anything()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoints",
-        nargs="*",
-        default=["checkpoints/kjv.safetensors", "checkpoints/kjv-twin.safetensors"],
-        help="(default: the included pair)",
-    )
+def main():
+    parser = make_parser(__doc__)
+    pair = [str(ROOT / "checkpoints" / f"{name}.safetensors") for name in ("kjv", "kjv-twin")]
+    parser.add_argument("checkpoints", nargs="*", default=pair, help="(default: the included pair)")
     parser.add_argument("--given", type=int, nargs="+", default=[0, 128, 192], help="in tokens")
     parser.add_argument("--passes", type=int, default=4, help="readings of the text (default: 4)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args()
     if arguments.passes < 2:
-        parser.error("--passes must be at least 2: the error comes from their differences")
-    print("| model | tokens given | bits per byte |\n|---|---:|---:|")
+        raise UserError("--passes must be at least 2: the error comes from their differences")
+    print_row = start_table("model", "tokens given", "bits per byte")
     for path in arguments.checkpoints:
-        model, tokenizer, _ = load_checkpoint(path)
+        model, tokenizer, metadata = load_checkpoint(path, DiffusionTransformer)
         if model.config.time_conditioning:
             raise UserError(f"{path}: not for a model that is told the time of its whole window")
-        corpus = corpus_of(model.config, tokenizer)
+        corpus = corpus_of(model.config, tokenizer, metadata)
+        if arguments.smoke:
+            corpus.val, corpus.val_bytes = corpus.val[:300], 1200
         for n_given in arguments.given:
             if not 0 <= n_given < model.config.context:
                 raise UserError(f"--given {n_given}: from 0 to {model.config.context - 1}")
-            n = 1 if model.config.causal else arguments.passes
-            with tqdm(total=n, desc=f"{n_given} given", leave=False) as bar:
-                bpb, error = measure(model, corpus, n_given, arguments.passes, bar.update)
+            bpb, error = measure(model, corpus, n_given, arguments.passes)
             figure = f"{bpb:.3f}" if model.config.causal else f"at most {bpb:.3f} ± {error:.3f}"
-            print(f"| {Path(path).stem} | {n_given} | {figure} |", flush=True)
+            print_row(Path(path).stem, n_given, figure)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"overlap.py: {error}")
+    run(main)

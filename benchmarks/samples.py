@@ -9,24 +9,43 @@ verbatim in the training text. Both are shown beside the figures for as many rea
 length, which the model never saw.
 """
 
-import argparse
-import sys
 from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 import torch
+from common import ROOT, make_parser, run
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from corpus import load_parts, windows
+from files import write_atomically
+from mdlm.model import DiffusionTransformer
+from mdlm.sampling import distinct_pairs, longest_copies, sample
+from mdlm.twin import sample_twin
+from saving import load_checkpoint
 
-from bpe_tokenizer import UserError, write_atomically  # noqa: E402
-from mdlm.corpus import load_parts, windows  # noqa: E402
-from mdlm.sampling import distinct_pairs, longest_copies, sample  # noqa: E402
-from mdlm.twin import sample_twin  # noqa: E402
-from saving import load_checkpoint  # noqa: E402
+INTRODUCTION = """# Samples of {name}
 
-N, STEPS = 20, 256
+Written by `python benchmarks/samples.py`: ancestral sampling, {steps} steps, temperature 1, seeds \
+fixed, nothing chosen and nothing edited. Each row of the table is {n} texts, to be compared with \
+real ones of the same length. The longest copy is the longest piece of a text that stands verbatim \
+in the training text. Texts with top-p (the least likely tokens left out) and those of the twin \
+are only counted, not shown.
+
+| | distinct words | distinct word pairs | longest copy, characters: median | mean | most |
+|---|---:|---:|---:|---:|---:|
+{table}
+
+## {n} texts from nothing
+
+{free}
+
+## {n} filled gaps
+
+Real text that the model never saw, its middle half masked and filled again. **Bold** is the \
+model's.
+
+{filled}
+"""
 
 
 def quoted(text):
@@ -36,30 +55,31 @@ def quoted(text):
     return "\n".join("> " + line + "  " for line in text.split("\n"))
 
 
+def bold(text):
+    """A quotation in bold, line by line."""
+    lines = quoted(text).split("\n")
+    return "\n".join(f"> **{line[2:].strip()}**  " if line[2:].strip() else line for line in lines)
+
+
 def figures(name, texts, source):
     """A row of the table."""
-    words, pairs = distinct_words(texts), distinct_pairs(texts)
+    words = [word for text in texts for word in text.split()]
+    distinct, pairs = len(set(words)) / max(1, len(words)), distinct_pairs(texts)
     copied = [len(piece) for piece in longest_copies(texts, source)]
     return (
-        f"| {name} | {words:.0%} | {pairs:.0%} | {median(copied):.0f} | {mean(copied):.0f} "
+        f"| {name} | {distinct:.0%} | {pairs:.0%} | {median(copied):.0f} | {mean(copied):.0f} "
         f"| {max(copied)} |"
     )
 
 
-def distinct_words(texts):
-    """Share of different ones among all words."""
-    words = [word for text in texts for word in text.split()]
-    return len(set(words)) / max(1, len(words))
-
-
-def report(path, twin_path):
+def report(path, twin_path, n=20, steps=256):
     """The whole file as text."""
-    model, tokenizer, _ = load_checkpoint(path)
-    L, name = model.config.context, Path(path).name
+    model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
+    L = model.config.context
     train_text, val_text = load_parts(model.config.corpus, ROOT / "data")
     val = np.array(tokenizer.encode(val_text))
-    real = windows(val, np.linspace(0, len(val) - L, N).astype(int), L)  # (N, L)
-    masks = torch.full((N, L), model.mask_id)
+    real = windows(val, np.linspace(0, len(val) - L, n).astype(int), L)  # (n, L)
+    masks = torch.full((n, L), model.mask_id)
 
     def noise(seed):
         return torch.Generator().manual_seed(seed)
@@ -67,73 +87,47 @@ def report(path, twin_path):
     def decode(tokens):
         return [tokenizer.decode(ids) for ids in tokens.tolist()]
 
-    free = decode(sample(model, masks, STEPS, noise(1)).tokens)
-    safer = decode(sample(model, masks, STEPS, noise(1), top_p=0.9).tokens)
+    free = decode(sample(model, masks, steps, noise(1)).tokens)
+    safer = decode(sample(model, masks, steps, noise(1), top_p=0.9).tokens)
     middle, gaps = slice(L // 4, L - L // 4), real.clone()
     gaps[:, middle] = model.mask_id
-    filled = sample(model, gaps, STEPS, noise(2)).tokens
-    rows = [
-        figures(f"real, {L} tokens", decode(real), train_text),
-        figures("from nothing", free, train_text),
-        figures("from nothing, top-p 0.9", safer, train_text),
+    filled = sample(model, gaps, steps, noise(2)).tokens
+    counted = {f"real, {L} tokens": decode(real), "from nothing": free}
+    counted["from nothing, top-p 0.9"] = safer
+    twin, its_tokenizer, _ = load_checkpoint(twin_path, DiffusionTransformer)
+    if its_tokenizer == tokenizer and twin.config.context >= L:
+        counted["the twin"] = decode(sample_twin(twin, masks, noise(1)).tokens)
+    counted[f"real, {L // 2} tokens"] = decode(real[:, middle])
+    counted["filled gaps"] = decode(filled[:, middle])
+    texts = [
+        f"**{i}**\n\n{quoted(tokenizer.decode(ids[: middle.start]))}\n>\n"
+        f"{bold(tokenizer.decode(ids[middle]))}\n>\n{quoted(tokenizer.decode(ids[middle.stop :]))}"
+        for i, ids in enumerate(filled.tolist(), 1)
     ]
-    if twin_path and Path(twin_path).exists():
-        twin, its_tokenizer, _ = load_checkpoint(twin_path)
-        if its_tokenizer == tokenizer and twin.config.context >= L:
-            texts = decode(sample_twin(twin, masks, noise(1)).tokens)
-            rows.append(figures("the twin", texts, train_text))
-    rows += [
-        figures(f"real, {L // 2} tokens", decode(real[:, middle]), train_text),
-        figures("filled gaps", decode(filled[:, middle]), train_text),
-    ]
-    lines = [
-        f"# Samples of {name}",
-        f"Written by `python benchmarks/samples.py`: ancestral sampling, {STEPS} steps, "
-        "temperature 1, seeds fixed, nothing chosen and nothing edited. Each row of the table is "
-        f"{N} texts, to be compared with real ones of the same length. The longest copy is the "
-        "longest piece of a text that stands verbatim in the training text. Texts with top-p (the "
-        "least likely tokens left out) and those of the twin are only counted, not shown.",
-        "| | distinct words | distinct word pairs "
-        "| longest copy, characters: median | mean | most |\n"
-        "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows),
-        f"## {N} texts from nothing",
-        *(f"**{i}**\n\n{quoted(text)}" for i, text in enumerate(free, 1)),
-        f"## {N} filled gaps",
-        "Real text that the model never saw, its middle half masked and filled again. "
-        "**Bold** is the model's.",
-    ]
-    for i, ids in enumerate(filled.tolist(), 1):
-        before, after = tokenizer.decode(ids[: middle.start]), tokenizer.decode(ids[middle.stop :])
-        own = tokenizer.decode(ids[middle])
-        lines.append(f"**{i}**\n\n{quoted(before)}\n>\n{bold(own)}\n>\n{quoted(after)}")
-    return "\n\n".join(lines) + "\n"
-
-
-def bold(text):
-    """A quotation in bold, line by line."""
-    lines = quoted(text).split("\n")
-    return "\n".join(f"> **{line[2:].strip()}**  " if line[2:].strip() else line for line in lines)
-
-
-def main(argv=None):
-    """Command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    return INTRODUCTION.format(
+        name=Path(path).name,
+        n=n,
+        steps=steps,
+        table="\n".join(figures(name, texts, train_text) for name, texts in counted.items()),
+        free="\n\n".join(f"**{i}**\n\n{quoted(text)}" for i, text in enumerate(free, 1)),
+        filled="\n\n".join(texts),
     )
-    parser.add_argument("checkpoint", nargs="?", default=str(ROOT / "checkpoints/kjv.safetensors"))
-    parser.add_argument("--twin", default=str(ROOT / "checkpoints/kjv-twin.safetensors"))
-    parser.add_argument("--save", default=str(ROOT / "checkpoints/samples.md"))
-    arguments = parser.parse_args(argv)
-    try:
-        write_atomically(
-            arguments.save, report(arguments.checkpoint, arguments.twin).encode("utf-8")
-        )
-    except UserError as error:
-        print(f"samples.py: {error}", file=sys.stderr)
-        return 2
+
+
+def main():
+    parser = make_parser(__doc__)
+    folder = ROOT / "checkpoints"
+    parser.add_argument("checkpoint", nargs="?", default=folder / "kjv.safetensors")
+    parser.add_argument("--twin", default=folder / "kjv-twin.safetensors")
+    parser.add_argument("--save", default=folder / "samples.md")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        print(report(arguments.checkpoint, arguments.twin, n=1, steps=2))
+        return
+    text = report(arguments.checkpoint, arguments.twin)
+    write_atomically(arguments.save, text.encode("utf-8"))
     print(arguments.save)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
