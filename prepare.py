@@ -50,14 +50,14 @@ BLOCK = 2 * MB  # bytes of text encoded at a time
 def find_cut(file, position, size, separator):
     """The first place from `position` on where a file can be cut without changing a token.
 
-    That is before white space that follows a printable ASCII character, but no separator; in 64 kB
-    without any, at the border of a character.
+    That is before white space that follows a printable ASCII character, unless it ends a separator.
+    Where 64 kB have no such place, it is the border of any character.
     """
     if not 0 < position < size:
         return min(max(position, 0), size)
     file.seek(position)
-    data, no_end = file.read(1 << 16), f"(?<!{re.escape(separator)})" if separator else ""
-    found = re.search(b"(?<=[!-~])%b(?=[ \n])" % no_end.encode(), data)
+    data, unless = file.read(1 << 16), f"(?<!{re.escape(separator)})" if separator else ""
+    found = re.search(b"(?<=[!-~])%b(?=[ \n])" % unless.encode(), data)
     found = found or re.search(rb"(?=[^\x80-\xbf\r\n])", data)
     return position + found.start() if found else size
 
@@ -96,7 +96,7 @@ class Files:
         self.middle = self.total - int(min(self.total // 10, arguments.val_mb * MB))
         if self.middle == self.total:
             raise UserError(f"{source}: too little text in it, or no .txt file")
-        list(read_documents(next(iter(self.sizes)), 0, 64, ""))  # raises UserError if no text
+        list(read_documents(next(iter(self.sizes)), 0, 64, ""))  # refuses what is no text
         stamps = [(path.name, s.st_size, s.st_mtime_ns) for path, s in status.items()]
         self.identity = hashlib.sha256(repr(stamps).encode()).hexdigest()
 

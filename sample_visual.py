@@ -25,7 +25,7 @@ from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, check_output, save
 from visual.record import SAMPLERS, Settings
 from visual.terminal import play_in_terminal
-from visual.window import close_window, find_display, open_window, show
+from visual.window import find_display, open_window, show
 
 HERE = Path(__file__).resolve().parent
 
@@ -122,11 +122,12 @@ def run(arguments):
             play_in_terminal(record, state, sys.stdout)
         return
     worker.run(settings)
+    window = open_window(size)
     try:
-        show(open_window(size), worker, state)
+        show(window, worker, state)
     finally:
+        window.destroy()
         worker.close()
-        close_window()
 
 
 def main(argv=None):

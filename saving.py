@@ -50,12 +50,15 @@ def run_name(config, code):
 
 
 @torch.no_grad()
-def answers(model):
+def answers(model, dtype=torch.float32):
     """What a network says to a fixed text with masks: log-probabilities, in float64. A list.
 
-    Tells networks apart whose weights have the same shapes.
+    Tells networks apart whose weights have the same shapes. dtype: what the weights are rounded to.
     """
-    model, config = copy.deepcopy(model).to("cpu", torch.float64).eval(), model.config
+    model, config = copy.deepcopy(model).eval(), model.config
+    for p in model.parameters():
+        p.data = p.data.to(dtype)
+    model.to("cpu", torch.float64)
     z = torch.arange(min(16, config.context))[None] * 7919 % config.vocab_size  # (1, L)
     z[:, ::2] = model.mask_id
     with torch.compiler.set_stance("force_eager"):
@@ -84,7 +87,7 @@ def save_checkpoint(path, model, tokenizer, metadata, dtype=torch.float32):
         "config": json.dumps(asdict(model.config)),
         "tokenizer": tokenizer.to_json(),
         "metadata": json.dumps(metadata),
-        "answers": json.dumps(answers(model)),
+        "answers": json.dumps(answers(model, dtype)),
     }
     header["fingerprint"] = fingerprint(weights, header)
     write_atomically(path, safetensors.torch.save(weights, header))
@@ -125,12 +128,13 @@ def load_checkpoint(path, network, device=None):
         if header.pop("fingerprint", None) != fingerprint(weights, header):
             raise UserError("damaged (its fingerprint is not that of its content)")
         tokenizer = BPETokenizer.from_json(header["tokenizer"])
-        if tokenizer.vocab_size != config.vocab_size:
+        if not tokenizer.vocab_size == tokenizer.mask_id + 1 == config.vocab_size:
             raise UserError("damaged (its tokenizer is not its network's)")
         model = network(config)
         model.load_state_dict({name: weight.float() for name, weight in weights.items()})
-        said, expected = torch.tensor(answers(model)), torch.tensor(json.loads(header["answers"]))
-        if not torch.allclose(said, expected, rtol=0, atol=1e-4):
+        said = torch.tensor(answers(model), dtype=torch.float64)
+        expected = torch.tensor(json.loads(header["answers"]), dtype=torch.float64)
+        if said.shape != expected.shape or not torch.allclose(said, expected, rtol=0, atol=1e-4):
             raise UserError(ANOTHER_NETWORK)
         metadata = json.loads(header["metadata"])
     return model.to(device or pick_device()).eval(), tokenizer, metadata

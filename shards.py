@@ -65,7 +65,7 @@ class Shards:
 
 
 def version(status):
-    """Of the `os.stat` of a file, what differs if the file is replaced or written to."""
+    """Size and time of the last change, from `os.stat`: they tell a file from its successor."""
     return status.st_size, status.st_mtime_ns
 
 

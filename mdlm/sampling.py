@@ -39,8 +39,9 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
         if not holds:
             raise UserError(rule)
     logits = (logits.cpu() if logits.device.type == "mps" else logits).double()  # MPS has none
-    largest = logits.amax(dim=-1, keepdim=True)  # becomes 0, so any temperature can divide
-    p = ((logits - largest) / temperature).softmax(dim=-1)
+    if temperature != 1:  # the largest becomes 0, so that no temperature is too low to divide by
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    p = logits.softmax(dim=-1)
     if top_k or top_p < 1 or min_p:
         ordered, index = p.sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered  # the probability of all that are likelier

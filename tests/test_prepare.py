@@ -222,7 +222,7 @@ def test_a_data_set_without_text_to_train_on_is_an_error(kind, tmp_path, monkeyp
 def test_after_kill_9_it_goes_on(tmp_path):
     """The program with its worker processes: none lives on, and nothing is done twice."""
     write(tmp_path / "text.txt", some_text(400_000))
-    options = ["--shard-mb=.05", "--workers=2", "--vocab-size=300", "--sample-mb=.1"]
+    options = ["--shard-mb=.02", "--workers=2", "--vocab-size=300", "--sample-mb=.1"]
     whole, killed = (
         [sys.executable, "prepare.py", tmp_path / "text.txt", "--out", tmp_path / name, *options]
         for name in ("whole", "killed")

@@ -16,12 +16,11 @@ import mdlm.sampling
 import mdlm.twin
 import toy
 from bpe_tokenizer import BPETokenizer
+from conftest import make_model
 from files import UserError
 from mdlm.diffusion import SCHEDULES, next_token_nats
-from mdlm.model import DiffusionTransformer
 from mdlm.sampling import adjust, draw, noise_grid, sample, sample_confident, sample_first_hitting
 from mdlm.twin import nats_along, sample_twin, step_with_cache
-from settings import Config
 from toy import MASK, TEXTS, L, exact_sampler, total_variation
 
 sample_plain, sample_remask = mdlm.sampling.sample_plain, mdlm.sampling.sample_remask
@@ -129,9 +128,7 @@ def test_tokens_are_unmasked_when_the_schedule_says(schedule):
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    tiny = dict(n_layers=2, d_model=32, n_heads=2, context=16, vocab_size=300, compile=False)
-    return DiffusionTransformer(Config(**tiny)).eval()
+    return make_model(n_layers=2)
 
 
 def test_the_notebooks_eight_lines_and_the_plain_sampler_write_the_same(model, in_float32):
@@ -207,8 +204,6 @@ def test_samplers_keep_what_is_given_and_leave_no_mask(model, sampler, n_masks):
 @torch.no_grad()
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_in_one_step_each_token_has_the_networks_probability(sampler, model, in_float32):
-    for p in model.parameters():
-        p.data *= 3  # far from uniform
     z = torch.full((4, 16), model.mask_id)
     z[:, 3], z[1:, 5] = 7, 9
     p, kept = (model.head(model.features(z)).double() / 0.5).softmax(-1), z != model.mask_id
@@ -340,12 +335,7 @@ def test_longest_copies_are_those_of_brute_force(source, texts):
 
 @pytest.fixture
 def twin():
-    torch.manual_seed(0)
-    tiny = dict(n_layers=2, d_model=32, n_heads=2, context=16, vocab_size=257, compile=False)
-    twin = DiffusionTransformer(Config(**tiny, causal=True)).eval()
-    for p in twin.parameters():
-        p.data *= 3  # far from uniform
-    return twin.requires_grad_(False)
+    return make_model(n_layers=2, vocab_size=257, causal=True).requires_grad_(False)
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, sample_twin, sample_long])

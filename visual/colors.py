@@ -59,5 +59,5 @@ def certainty_color(p, theme):
 
 def readable_on(paper):
     """Black or white, whichever is easier to read on this colour."""
-    red, green, blue = paper
-    return (12, 12, 16) if 0.3 * red + 0.6 * green + 0.1 * blue > 115 else (255, 255, 255)
+    light = sum(w * (c / 255) ** 2 for w, c in zip((0.2, 0.7, 0.1), paper, strict=True))
+    return (12, 12, 16) if light > 0.225 else (255, 255, 255)

@@ -119,10 +119,8 @@ def handle(state, command, record):
             return replace(state, view=name)
         case ["theme"]:
             return replace(state, theme="light" if state.theme == "dark" else "dark")
-        case ["help"]:
-            return replace(state, help=not state.help)
-        case ["escape"]:
-            return replace(state, help=False)
+        case [("help" | "escape") as verb]:
+            return replace(state, help=verb == "help" and not state.help)
         case ["prompt"]:
             return replace(state, draft=state.settings.prompt, help=False)
         case ["pick", n]:

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pygame
 from PIL import Image
 
@@ -29,11 +30,6 @@ def pictures(record, state, size, moments):
         yield Image.frombytes("RGB", size, pygame.image.tobytes(surface, "RGB"))
 
 
-def evenly(n):
-    """n moments from 0 to 1."""
-    return [i / max(1, n - 1) for i in range(n)]
-
-
 def sheet(images, columns):
     """Images of one size on a sheet of so many columns."""
     images = list(images)
@@ -53,10 +49,10 @@ def to_bytes(image, kind, **options):
 
 def gif(record, state, size, n_frames, fps):
     """The bytes of an animated GIF that shows the last frame for two seconds."""
-    palette = sheet(pictures(record, state, size, evenly(6)), 1).quantize(256)
+    palette = sheet(pictures(record, state, size, np.linspace(0, 1, 6)), 1).quantize(256)
     images = [  # one palette for all: it must not flicker
         image.quantize(palette=palette, dither=Image.Dither.NONE)
-        for image in pictures(record, state, size, evenly(n_frames))
+        for image in pictures(record, state, size, np.linspace(0, 1, n_frames))
     ]
     times = [round(1000 / fps)] * (n_frames - 1) + [2000]  # milliseconds
     options = dict(save_all=True, append_images=images[1:], duration=times, loop=0)
@@ -68,7 +64,7 @@ def video(record, state, size, n_frames, fps):
     import imageio_ffmpeg
 
     size = (size[0] // 2 * 2, size[1] // 2 * 2)  # the codec wants even numbers
-    moments = evenly(n_frames) + [1.0] * 2 * fps
+    moments = [*np.linspace(0, 1, n_frames), *[1.0] * 2 * fps]
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video.mp4"
@@ -102,10 +98,9 @@ def save(path, record, state, size, at=None, n_frames=80, fps=12):
     """
     check_output(path)
     kind = Path(path).suffix.lower()
-    if kind == ".png" and at is not None:
-        data = to_bytes(next(pictures(record, state, size, [at])), "png", optimize=True)
-    elif kind == ".png":
-        data = to_bytes(sheet(pictures(record, state, size, evenly(6)), 2), "png", optimize=True)
+    if kind == ".png":
+        moments = np.linspace(0, 1, 6) if at is None else [at]
+        data = to_bytes(sheet(pictures(record, state, size, moments), min(2, len(moments))), "png")
     else:
         data = (video if kind == ".mp4" else gif)(record, state, size, n_frames, fps)
     write_atomically(path, data)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from visual.colors import THEMES, certainty_color, probability_color, viridis
 from visual.controls import BINDINGS, CHOICES, VIEWS
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
-from visual.record import MASKED, candidates, facts, lane_of
+from visual.record import MASKED, candidates, facts
 from visual.typesetting import BLEED, lay_out_panel, line_height
 
 # -- rows
@@ -140,10 +140,11 @@ def settings_row(record, state, style, width):
 
 
 def lane_row(record, lane, state, style, width):
-    """Over each panel of a race: who it is, and how far."""
-    name = "twin: from left to right" if lane is record.twin else "diffusion: all places at once"
+    """Over each panel of a race: who it is, and how far, as much as fits on one line."""
+    name = "twin, left to right" if lane is record.twin else "diffusion"
     groups = [fact(style, *each) for each in facts(record, lane, state.at)]
-    return flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
+    items, _ = flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
+    return [item for item in items if item.y == 0], items[0].h if items else 0
 
 
 # -- what lies on top
@@ -170,13 +171,14 @@ def card(style, lines, size):
 def token_card(record, state, i, style):
     """What there is to know about token i now, as items at (0, 0)."""
     theme = style.theme
-    lane, i = lane_of(record, i)
+    L = record.texts.shape[1]
+    lane, i = (record, i) if i < L else (record.twin, i - L)
     row = lane.row(state.at)
     token, since = lane.texts[row, i], lane.since[row, i]
     if token == MASKED:
         lines = [("masked", theme.faint, 0)]
         for name, p in candidates(lane, i, state.at):
-            lines.append((f"{p:6.1%}  {quote(name)}", theme.ink, p))
+            lines.append((f"{p:6.1%}  “{visible(name)}”", theme.ink, p))
         return card(style, lines, style.px(14))
     history = "" if record.twin else f"step {since}, "
     if since == 0:
@@ -185,13 +187,8 @@ def token_card(record, state, i, style):
         history += "masked again later"
     elif not record.live:
         history += f"drawn with {lane.probability[i]:.1%}"
-    lines = [(quote(lane.tokenizer.show(token)), theme.ink, 0), (history, theme.faint, 0)]
+    lines = [(f"“{visible(lane.tokenizer.show(token))}”", theme.ink, 0), (history, theme.faint, 0)]
     return card(style, lines, style.px(14))
-
-
-def quote(name):
-    """A token in quotes, at most 24 characters of it, so that its spaces can be seen."""
-    return f"“{visible(name)[:24]}”"
 
 
 def put_beside(items, item, size, gap):

@@ -82,12 +82,6 @@ def pieces(record, row):
     return tuple(part or "·" for part in parts)
 
 
-def lane_of(record, i):
-    """Token number i, counted through all lanes -> (lane, number of the token in it)."""
-    first = record.texts.shape[1]
-    return (record, i) if i < first else (record.twin, i - first)
-
-
 def candidates(record, i, at):
     """What the model would put at the mask at place i after `at` steps: (name, probability) pairs.
 
@@ -103,18 +97,17 @@ def candidates(record, i, at):
 
 def facts(record, lane, at):
     """Where a lane of the record is, as (label, value) pairs that do not change their width."""
-    step, n_steps, total = math.floor(at), lane.n_steps, max(1, lane.calls[-1])
-    calls = lane.calls[min(step, n_steps)]
-    found = [
-        ("masked", f"{lane.masked(step):>{len(str(lane.masked(0)))}}"),
-        ("network calls", f"{calls:>{len(f'{total:.0f}')}.0f}"),
-    ]
+    step, n_steps = math.floor(at), lane.n_steps
+    calls, total = lane.calls[min(step, n_steps)], max(1, lane.calls[-1])
+    masked = ("masked", f"{lane.masked(step):>{len(str(lane.masked(0)))}}")
+    made = ("network calls", f"{calls:>{len(f'{total:.0f}')}.0f}")
     if lane.live:  # neither the steps nor the time of the whole run are known
-        return found
-    if record.twin is None:
-        steps = f"{step:>{len(str(n_steps))}}/{n_steps}"
-        found = [("step", steps), ("t", f"{1 - step / n_steps:.2f}"), *found]
-    return [*found, ("seconds", f"{lane.seconds * calls / total:.2f}")]
+        return [masked, made]
+    seconds = ("seconds", f"{lane.seconds * calls / total:.2f}")
+    if record.twin is not None:
+        return [made, seconds]
+    steps = f"{step:>{len(str(n_steps))}}/{n_steps}"
+    return [("step", steps), ("t", f"{1 - step / n_steps:.2f}"), masked, made, seconds]
 
 
 def record_trajectory(trajectory, tokenizer, settings=None, row=0, **rest):

@@ -72,8 +72,3 @@ def show(window, worker, state):
             drawn = (record, state, size)
         clock.tick(60)
     return state
-
-
-def close_window():
-    """Give the screen back."""
-    pygame.quit()

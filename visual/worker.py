@@ -13,39 +13,30 @@ import torch
 
 import mdlm.sampling
 from files import UserError
+from mdlm.sampling import adjust, template
 from mdlm.twin import sample_twin
 from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, race, record_trajectory
 
 CANDIDATES = 5  # tokens kept of what the model predicts at each mask
 
 
-def check_settings(settings, model):
-    """Raise UserError for settings that no run can have."""
-    s, context = settings, model.config.context
-    for fine, message in [
-        (0 < s.length <= context, f"the length must be from 1 to {context}, the model's context"),
-        (0 < s.steps <= MOST_STEPS, f"the number of steps must be from 1 to {MOST_STEPS:,}"),
-        (0 < s.temperature < float("inf"), "the temperature must be above 0"),
-        (0 < s.top_p <= 1, "top-p must be above 0 and at most 1"),
-        (0 <= s.seed < 2**63, "the seed must be from 0 to 2^63 - 1"),
-    ]:
-        if not fine:
-            raise UserError(message)
-
-
 def parse_prompt(prompt):
-    r"""Texts to keep and numbers of masks: "_" is a mask, "\_" an underscore.
-
-    A token brings the space before it along, so a space before a mask is left out.
-    """
+    r"""Texts to keep and numbers of masks: "_" is a mask, "\_" an underscore."""
     parts = re.findall(r"_+|(?:\\_|[^_])+", prompt)
-    return [len(p) if p[0] == "_" else p.rstrip(" ").replace(r"\_", "_") for p in parts]
+    return [len(part) if part[0] == "_" else part.replace(r"\_", "_") for part in parts]
 
 
 def waiting_record(model, tokenizer, settings, title=""):
     """What there is of a run before it begins. Raises UserError for one that cannot be."""
-    check_settings(settings, model)
-    z = mdlm.sampling.template(tokenizer, parse_prompt(settings.prompt), settings.length).numpy()
+    s, context = settings, model.config.context
+    if not 0 < s.length <= context:
+        raise UserError(f"the length must be from 1 to {context}, the model's context")
+    if not 0 < s.steps <= MOST_STEPS:
+        raise UserError(f"the number of steps must be from 1 to {MOST_STEPS:,}")
+    if not 0 <= s.seed < 2**63:
+        raise UserError("the seed must be from 0 to 2^63 - 1")
+    adjust(torch.zeros(1, 2), temperature=s.temperature, top_p=s.top_p)
+    z = template(tokenizer, parse_prompt(s.prompt) or [0], s.length).numpy()
     text = np.where(z == tokenizer.mask_id, MASKED, z)  # (1, L)
     start = np.zeros(1, np.int64)
     return Record(tokenizer, settings, start, text, np.zeros(2), title=title, live=True)
@@ -132,8 +123,7 @@ class Worker:
     def close(self):
         """Stop at the next network call (the twin, once begun, writes to its end)."""
         self.orders.put(None)
-        if self.thread.is_alive():
-            self.thread.join(timeout=2)
+        self.thread.join(timeout=2)
 
     def work(self):
         while (settings := self.orders.get()) is not None:

@@ -1,0 +1,191 @@
+"""Checkpoints come back whole, and only into the network that made them."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import sys
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+
+import saving
+from bpe_tokenizer import MASK, BPETokenizer
+from conftest import TEXT, make_model, tiny
+from files import UserError
+from mdlm import model as network
+from mdlm.model import DiffusionTransformer
+from saving import load_checkpoint, newest_checkpoint, run_name, save_checkpoint
+from settings import Config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_checkpoint_brings_everything_back(dtype, corpus, tmp_path):
+    model, path = make_model(time_conditioning=True, dropout=0.3), tmp_path / "m.safetensors"
+    save_checkpoint(path, model.train(), corpus.tokenizer, {"steps": 3}, dtype)
+    loaded, tokenizer, metadata = load_checkpoint(path, DiffusionTransformer, "cpu")
+    assert not loaded.training and loaded.config == model.config and metadata == {"steps": 3}
+    assert tokenizer.encode(TEXT) == corpus.tokenizer.encode(TEXT)
+    z, t = torch.full((2, 16), model.mask_id), torch.tensor([0.2, 0.9])
+    for p in model.parameters():  # what is stored is rounded
+        p.data = p.data.to(dtype).float()
+    assert torch.equal(loaded(z, t), model.eval()(z, t))
+    assert saving.read_metadata(path) == (model.config, {"steps": 3})
+
+
+EDITS = {  # same shapes, another network
+    "activation": (F, "silu", F.gelu),
+    "norm": (F, "rms_norm", lambda x, shape, scale=None, eps=None: F.layer_norm(x, shape, scale)),
+    "rope": (network, "rotate", lambda x, cos, sin: x),
+    "scores": (network.Attention, "weights", lambda self, q, k: (q @ k.mT).softmax(dim=-1)),
+    "order": (network.Block, "forward", lambda self, x, *rest: x + self.feed_forward(x)),
+}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("edit", EDITS)
+def test_another_network_of_the_same_shapes_is_refused(edit, causal, corpus, tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, make_model(causal=causal), corpus.tokenizer, {})
+    load_checkpoint(path, DiffusionTransformer)
+    monkeypatch.setattr(*EDITS[edit])
+    with pytest.raises(UserError, match=r"^[^\n]*another network[^\n]*python run\.py export$"):
+        load_checkpoint(path, DiffusionTransformer)
+
+
+def forgeries(path):
+    """Well-formed files that are no checkpoints of ours: (what was done, bytes)."""
+    weights = safetensors.torch.load(path.read_bytes())
+    with safetensors.safe_open(path, "pt") as file:
+        header = dict(file.metadata())
+
+    def write(weights=weights, sign=True, **changed):
+        new = {**header, **changed}
+        new.pop("fingerprint")
+        new["fingerprint"] = saving.fingerprint(weights, new) if sign else "0" * 64
+        return safetensors.torch.save(weights, new)
+
+    def config(**changed):
+        return json.dumps({**json.loads(header["config"]), **changed})
+
+    names = sorted(weights)
+    first, second = [name for name in names if name.endswith("qkv.weight")]
+    swapped = {**weights, first: weights[second], second: weights[first]}
+    yield "two layers swapped", safetensors.torch.save(swapped, header)
+    yield "no fingerprint", write(sign=False)
+    yield "another version", write(version="1")
+    yield "another format", write(format="pt")
+    for dtype in (torch.int32, torch.uint8):
+        yield f"{dtype}", write({name: w.to(dtype) for name, w in weights.items()})
+    yield "one weight missing", write({name: weights[name] for name in names[1:]})
+    yield "one too many", write({**weights, "extra": torch.zeros(3)})
+    yield "another name", write({("x" if n == names[0] else n): weights[n] for n in names})
+    yield "a shape turned", write({n: w.t().contiguous() for n, w in weights.items()})
+    yield "no weights", write({})
+    for key in ("n_layers", "d_model", "n_heads", "vocab_size"):
+        for value in (257, 2**20, 10**8, 10**12, -4, 0, "6", None, 1.5, [4]):
+            yield f"{key} = {value}", write(config=config(**{key: value}))
+    yield "an unknown setting", write(config=config(surprise=1))
+    yield "settings that are none", write(config="[1]")
+    yield "a deep nest", write(config="[" * 100_000)
+    yield "a huge number", write(config=config()[:-1] + ', "seed": ' + "9" * 5000 + "}")
+    yield "a number without bounds", write(config=config()[:-1] + f', "ema": 1{"0" * 400}' + "}")
+    for name in ("metadata", "answers", "tokenizer"):
+        yield f"{name}: not JSON", write(**{name: "{"})
+    for value in ("[]", "7", "[0.5]", '{"a": 1}', "null", '"x"'):
+        yield f"answers {value}", write(answers=value)
+    for tokens in (BPETokenizer.train("zebra crossing " * 99, 270), BPETokenizer([], ("<|x|>",))):
+        yield "another tokenizer", write(tokenizer=tokens.to_json())
+    merges = BPETokenizer.from_json(header["tokenizer"]).merges[:-1]
+    yield "a mask not last", write(tokenizer=BPETokenizer(merges, (MASK, "<|x|>")).to_json())
+
+
+def damages(whole, n):
+    """n damaged versions of the bytes of a file: (what was done, bytes)."""
+    chance, header = random.Random(0), 8 + int.from_bytes(whole[:8], "little")
+    for cut in (0, 1, 7, 8, 9, header // 2, header - 1, header, len(whole) - 1):
+        yield f"cut at {cut}", whole[:cut]
+    yield "longer", whole + b"\0"
+    for length in (0, 1, header, len(whole), 2**31, 2**40, 2**63 - 1, 2**64 - 1):
+        yield f"header says {length}", length.to_bytes(8, "little") + whole[8:]
+    yield "a pickle", b"\x80\x04c__builtin__\neval\n(S'1/0'\ntR."
+    yield "a text", b"In the beginning\n" * 99
+    for i in range(n):  # half of them in the header
+        at, bit = chance.randrange(header if i % 2 else len(whole)), 1 << chance.randrange(8)
+        yield f"bit {bit} of {at}", whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+
+
+def most_memory():
+    """Most memory that this process has used, in bytes; 0 where nobody says."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_hundreds_of_damaged_checkpoints_get_one_line_each(corpus, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, make_model(n_layers=2), corpus.tokenizer, {})
+    load_checkpoint(path, DiffusionTransformer)  # the undamaged one is good
+    damaged = [*forgeries(path), *damages(path.read_bytes(), 200)]
+    before = most_memory()
+    for what, data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(path, DiffusionTransformer)
+            pytest.fail(what)
+        said = str(caught.value)
+        assert "\n" not in said and str(path) in said and len(said) < 500, what
+    assert most_memory() - before < 30e6  # bytes, whatever sizes they claim
+    for place in (tmp_path, tmp_path / "none.safetensors"):
+        with pytest.raises(UserError, match=f"^{place}"):
+            load_checkpoint(place, DiffusionTransformer)
+
+
+def test_a_state_cannot_run_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    buffer, path = io.BytesIO(), tmp_path / "x.resume.pt"
+    torch.save({"step": Bomb()}, buffer)
+    data = buffer.getvalue()
+    path.write_bytes(data + hashlib.sha256(data).digest())  # anyone can compute a digest
+    with pytest.raises(UserError, match="damaged"):
+        saving.load_state(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("field", Config.__dataclass_fields__)
+def test_a_runs_name_depends_on_all_that_decides_what_is_learned(field):
+    config = tiny(loss="time")
+    value = getattr(config, field)
+    names = dict(corpus="a.txt", optimizer="adamw", loss="counts", schedule="cosine")
+    numbers = {bool: lambda: not value, int: lambda: 2 * value, float: lambda: (value or 1) / 2}
+    other = names[field] if field in names else numbers[type(value)]()
+    free = {"eval_every", "save_every", "compile", "activation_checkpointing"}
+    same = run_name(replace(config, **{field: other}), "code") == run_name(config, "code")
+    assert same == (field in free) and run_name(config, "code") != run_name(config, "other")
+
+
+def test_the_newest_checkpoint_is_the_one_trained_last(tmp_path):
+    for age, name in enumerate(["b", "a", "c-twin", "d-twin"]):
+        path = tmp_path / f"{name}.safetensors"
+        path.touch()
+        os.utime(path, (9 - age, 9 - age))
+    assert newest_checkpoint(tmp_path).stem == "b"
+    assert newest_checkpoint(tmp_path, twin=True).stem == "c-twin"
+    (tmp_path / "kjv.safetensors").touch()  # just pulled: newer, but not what was trained last
+    assert newest_checkpoint(tmp_path).stem == "b"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    assert newest_checkpoint(tmp_path).stem == "kjv"
+    for twin, message in ((False, "train_model.ipynb or train.py"), (True, "twin.ipynb")):
+        with pytest.raises(UserError, match=f"^no .* in .*: train one with {message}"):
+            newest_checkpoint(tmp_path / "none", twin)
