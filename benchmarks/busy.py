@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import keep, make_parser, random_corpus, run, seconds, start_table, trainer
+from common import keep, make_parser, random_corpus, seconds, start_table, trainer
 
 from settings import settings
 
@@ -112,4 +112,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

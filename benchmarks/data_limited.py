@@ -15,7 +15,7 @@ import tempfile
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from common import ROOT, keep, make_parser, run, run_apart, start_table
+from common import ROOT, keep, make_parser, run_apart, start_table
 
 from bpe_tokenizer import BPETokenizer
 from corpus import load_text, tokenize
@@ -97,4 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

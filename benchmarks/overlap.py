@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ROOT, make_parser, run, start_table
+from common import ROOT, make_parser, start_table
 
 from compressors import bits_per_byte
 from corpus import corpus_of, windows
@@ -98,4 +98,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

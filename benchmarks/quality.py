@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, in_turns, make_parser, run, run_apart, trainer
+from common import ROOT, in_turns, make_parser, run_apart, trainer
 
 from corpus import prepare_corpus
 from files import UserError, write_atomically
@@ -249,4 +249,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -14,7 +14,7 @@ from statistics import mean, median
 
 import numpy as np
 import torch
-from common import ROOT, make_parser, run
+from common import ROOT, make_parser
 
 from corpus import load_parts, windows
 from files import write_atomically
@@ -122,4 +122,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

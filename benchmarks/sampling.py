@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, in_turns, keep, make_parser, run, start_table
+from common import ROOT, in_turns, keep, make_parser, start_table
 
 from hardware import device_choices
 from mdlm.model import DiffusionTransformer
@@ -85,4 +85,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from common import ROOT, make_parser, run  # noqa: E402
+from common import ROOT, make_parser  # noqa: E402
 
 import pictures  # noqa: E402, F401 (the style of all plots)
 import toy  # noqa: E402
@@ -36,7 +36,7 @@ def forward():
     x, times = torch.zeros(1, 64, dtype=torch.long), torch.linspace(0, 1, 41)
     noise = torch.Generator()  # the same each time: a mask stays a mask
     rows = [diffusion.forward_process(x, 1 - t[None], 1, noise.manual_seed(2)) for t in times]
-    plt.imshow(torch.cat(rows), aspect="auto", cmap="Blues", extent=(0, 64, 1, 0), vmax=1.3)
+    plt.imshow(torch.cat(rows).numpy(), aspect="auto", cmap="Blues", extent=(0, 64, 1, 0), vmax=1.3)
     plt.gca().set(xlabel="token", ylabel="t")
     plt.grid(False)
 
@@ -115,4 +115,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()
