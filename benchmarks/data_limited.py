@@ -78,7 +78,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.seeds, arguments.steps = [1], 1
-    n, curves = 20_000 if arguments.smoke else 400_000, []
+    n, curves = 8_000 if arguments.smoke else 400_000, []
     twins = {max(1, arguments.steps // part) for part in (16, 8, 3)}  # it overfits sooner
     runs = [(False, arguments.steps, seed) for seed in arguments.seeds]  # the long ones first
     runs += [(True, steps, seed) for seed in arguments.seeds for steps in twins]
