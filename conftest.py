@@ -1,6 +1,9 @@
 """What all tests share. The Python blocks of the learning guide are tests, too."""
 
+import os
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # such small networks only wait for more threads
 
 import hypothesis
 import pytest
