@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import keep, make_parser, random_corpus, run, seconds, start_table, trainer
+from common import keep, make_parser, random_corpus, seconds, start_table, trainer
 
 from settings import settings
 
@@ -37,6 +37,7 @@ BUSY = {  # what runs beside it, on each core
     "low priority": "import os; os.nice(19)\nwhile True: pass",
     "usual priority": "while True: pass",
 }
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 TINY = dict(vocab_size=300, n_layers=1, d_model=32, compile=False)  # for --smoke
 
 
@@ -69,8 +70,8 @@ def start_training(choice, changes):
 
 def take_turns(pipes, beside, turn):
     """Each trains for a turn, in seconds, while the others wait. Returns {name: times of steps}."""
-    cores, times = range(os.cpu_count() if BUSY[beside] else 0), {}
-    others = [subprocess.Popen([sys.executable, "-c", BUSY[beside]]) for _ in cores]
+    command, times = [sys.executable, "-c", BUSY[beside]], {}
+    others = [subprocess.Popen(command) for _ in range(CORES if BUSY[beside] else 0)]
     try:
         time.sleep(0.5)
         for name, pipe in pipes.items():
@@ -93,7 +94,7 @@ def main():
         names, changes, arguments.rounds, arguments.seconds = names[:1], TINY, 1, 0.0
     files = [p.name for p in (Path(torch.__file__).parent / "lib").iterdir()]
     library = [name for name in files if re.match(r"(lib[gi]?|vc)omp[^a-z]", name)]
-    print(f"OpenMP library: {', '.join(library) or 'unknown'}; {os.cpu_count()} cores\n")
+    print(f"OpenMP library: {', '.join(library) or 'unknown'}; {CORES} cores\n")
     pipes = {name: start_training(name, changes) for name in names}
     times = {name: {beside: [] for beside in BUSY} for name in names}
     for beside in list(BUSY) * arguments.rounds:
@@ -111,4 +112,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -24,8 +24,21 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from corpus import Corpus  # noqa: E402
 from files import UserError, use_utf8, write_atomically  # noqa: E402
+
+
+def show_error(kind, error, trace):
+    """A user's mistake gets one line, also one that importing mdlm finds."""
+    if issubclass(kind, UserError):
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+use_utf8()
+sys.excepthook = show_error
+
+from corpus import Corpus  # noqa: E402
 from hardware import Hardware, compile_blocks, pick_device  # noqa: E402
 from mdlm.model import DiffusionTransformer  # noqa: E402
 from mdlm.training import EMA, make_optimizers, training_step  # noqa: E402
@@ -38,16 +51,6 @@ def make_parser(doc):
     )
     parser.add_argument("--smoke", action="store_true", help="only see that it runs, in seconds")
     return parser
-
-
-def run(main):
-    """Call main() and end the program; a user's mistake gets one line and exit code 2."""
-    use_utf8()
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def seconds(function):

@@ -9,7 +9,7 @@ minus that of the training part alone. PPMd (Shkarin 2002, variant I) predicts e
 """
 
 import pyppmd
-from common import ROOT, make_parser, run, start_table
+from common import ROOT, make_parser, start_table
 
 from compressors import COMPRESSORS, compressed_bpb
 from corpus import load_text, split_text
@@ -34,4 +34,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

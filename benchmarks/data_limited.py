@@ -15,7 +15,7 @@ import tempfile
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from common import ROOT, keep, make_parser, run, run_apart, start_table
+from common import ROOT, keep, make_parser, run_apart, start_table
 
 from bpe_tokenizer import BPETokenizer
 from corpus import load_text, tokenize
@@ -78,7 +78,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.seeds, arguments.steps = [1], 1
-    n, curves = 20_000 if arguments.smoke else 400_000, []
+    n, curves = 8_000 if arguments.smoke else 400_000, []
     twins = {max(1, arguments.steps // part) for part in (16, 8, 3)}  # it overfits sooner
     runs = [(False, arguments.steps, seed) for seed in arguments.seeds]  # the long ones first
     runs += [(True, steps, seed) for seed in arguments.seeds for steps in twins]
@@ -97,4 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

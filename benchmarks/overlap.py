@@ -12,19 +12,18 @@ by block (`sample_long`). With 0 tokens given, this is the usual figure.
 """
 
 import math
-import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ROOT, make_parser, run, start_table
-from tqdm import tqdm
+from common import ROOT, make_parser, start_table
 
 from compressors import bits_per_byte
 from corpus import corpus_of, windows
 from files import UserError
-from hardware import autocast
+from hardware import over_batches
 from mdlm.diffusion import masked_nats, next_token_nats, spread_mask_counts
 from mdlm.model import DiffusionTransformer
 from saving import load_checkpoint
@@ -44,52 +43,32 @@ def blocks(tokens, n_given, size):
         yield windows(tokens, starts[-1:], n_given + rest), rest
 
 
-def bound_nats(model, x, size, k, noise):
-    """Unbiased estimate of the NELBO of the last `size` tokens, given those before them.
+def block_nats(model, x, k, generator, size):
+    """Nats of the last `size` tokens of x (B, L), given those before them. Returns (B,).
 
-    x: (B, L), k: (B,) numbers of masks in 1..size. Returns (B,), as `nelbo` does.
+    Exact for a twin; else an unbiased estimate of the NELBO, from k masks (B,) in 1..size.
     """
-    rank = torch.rand((len(x), size), generator=noise, dtype=torch.float64).argsort(1).argsort(1)
-    masked = F.pad(rank < k[:, None], (x.shape[1] - size, 0)).to(x.device)  # (B, L)
+    if model.config.causal:
+        return next_token_nats(model, x) - next_token_nats(model, x[:, :-size])
+    order = torch.rand((len(x), size), generator=generator, dtype=torch.float64).argsort(dim=1)
+    masked = F.pad(order.argsort(dim=1) < k[:, None], (x.shape[1] - size, 0)).to(x.device)  # (B, L)
     nats, row = masked_nats(model, x, torch.where(masked, model.mask_id, x))
-    total = torch.zeros(len(x), device=x.device).index_add(0, row, nats)
-    return total * size / k.to(x.device)
-
-
-def exact_nats(twin, x, size):
-    """-log p of the last `size` tokens, given those before them. x: (B, L) -> (B,)"""
-    return next_token_nats(twin, x) - next_token_nats(twin, x[:, :-size])
+    return torch.zeros(len(x), device=x.device).index_add(0, row, nats) * size / k.to(x.device)
 
 
 @torch.no_grad()
-def one_reading(model, tokens, n_given, noise, batch=32):
-    """Nats of tokens[n_given:], each counted once: exact for a twin, else an unbiased estimate."""
-    device, total = model.embedding.weight.device, 0.0
-    for texts, size in blocks(tokens, n_given, model.config.context - n_given):
-        k = spread_mask_counts(len(texts), size, noise)
-        pairs = list(zip(texts.split(batch), k.split(batch), strict=True))
-        for x, masks in tqdm(pairs, desc=f"{n_given} given", leave=False):
-            with autocast(device):
-                if model.config.causal:
-                    nats = exact_nats(model, x.to(device), size)
-                else:
-                    nats = bound_nats(model, x.to(device), size, masks, noise)
-            total += nats.double().sum().item()
-    return total
-
-
 def measure(model, corpus, n_given, passes):
     """Bits per byte of the validation text: (mean, standard error); the twin's is exact."""
     before = corpus.train[len(corpus.train) - n_given :]
     tokens = np.concatenate([before, corpus.val[:]])  # also of a folder of tokens
     noise, n = torch.Generator().manual_seed(0), len(corpus.val)
-    nats = [
-        one_reading(model, tokens, n_given, noise) / n
-        for _ in range(1 if model.config.causal else passes)
-    ]
-    bpb = [bits_per_byte(x, n, corpus.val_bytes) for x in nats]
-    error = statistics.stdev(bpb) / math.sqrt(passes) if len(bpb) > 1 else 0.0
-    return statistics.mean(bpb), error
+    total = torch.zeros(passes, dtype=torch.float64)  # nats of each reading
+    for x, size in blocks(tokens, n_given, model.config.context - n_given):
+        k = spread_mask_counts(passes * len(x), size, noise)
+        nats = over_batches(partial(block_nats, size=size), model, x.repeat(passes, 1), k)
+        total += nats.view(passes, -1).sum(dim=1)
+    bpb = [bits_per_byte(each / n, n, corpus.val_bytes) for each in total.tolist()]
+    return np.mean(bpb), np.std(bpb, ddof=1) / math.sqrt(passes) if passes > 1 else 0.0
 
 
 def main():
@@ -112,10 +91,11 @@ def main():
         for n_given in arguments.given:
             if not 0 <= n_given < model.config.context:
                 raise UserError(f"--given {n_given}: from 0 to {model.config.context - 1}")
-            bpb, error = measure(model, corpus, n_given, arguments.passes)
-            figure = f"{bpb:.3f}" if model.config.causal else f"at most {bpb:.3f} ± {error:.3f}"
+            causal = model.config.causal
+            bpb, error = measure(model, corpus, n_given, 1 if causal else arguments.passes)
+            figure = f"{bpb:.3f}" if causal else f"at most {bpb:.3f} ± {error:.3f}"
             print_row(Path(path).stem, n_given, figure)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

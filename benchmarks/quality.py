@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, in_turns, make_parser, run, run_apart, trainer
+from common import ROOT, in_turns, make_parser, run_apart, trainer
 
 from corpus import prepare_corpus
 from files import UserError, write_atomically
@@ -58,12 +58,7 @@ def few_masks_first():
 def usual_rope():
     """RoPE's slowest pair turns once in 10,000 positions or more, as in long-context models."""
     usual = model.rope_tables
-
-    def rope_tables(length, dim):
-        cos, sin = usual(10_000, dim)
-        return cos[:length], sin[:length]
-
-    model.rope_tables = rope_tables
+    model.rope_tables = lambda length, dim: [table[:length] for table in usual(10_000, dim)]
 
 
 def usual_init():
@@ -94,7 +89,7 @@ def convolution():
 SMALL = dict(n_layers=4, d_model=128, n_heads=2, batch_size=16)
 VARIANTS = {  # name: changed settings
     "base": {},
-    "adamw": dict(optimizer="adamw", muon_lr=2e-3),
+    "adamw": dict(optimizer="adamw"),
     "muon-in-parts": {},
     "no-qk-norm": dict(qk_norm=False),
     "rope-10000": {},
@@ -254,4 +249,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -14,7 +14,7 @@ from statistics import mean, median
 
 import numpy as np
 import torch
-from common import ROOT, make_parser, run
+from common import ROOT, make_parser
 
 from corpus import load_parts, windows
 from files import write_atomically
@@ -23,7 +23,7 @@ from mdlm.sampling import distinct_pairs, longest_copies, sample
 from mdlm.twin import sample_twin
 from saving import load_checkpoint
 
-INTRODUCTION = """# Samples of {name}
+PAGE = """# Samples of {name}
 
 Written by `python benchmarks/samples.py`: ancestral sampling, {steps} steps, temperature 1, seeds \
 fixed, nothing chosen and nothing edited. Each row of the table is {n} texts, to be compared with \
@@ -41,8 +41,7 @@ are only counted, not shown.
 
 ## {n} filled gaps
 
-Real text that the model never saw, its middle half masked and filled again. **Bold** is the \
-model's.
+Real text that the model never saw, its middle half masked and filled again, **in bold**.
 
 {filled}
 """
@@ -57,60 +56,54 @@ def quoted(text):
 
 def bold(text):
     """A quotation in bold, line by line."""
-    lines = quoted(text).split("\n")
-    return "\n".join(f"> **{line[2:].strip()}**  " if line[2:].strip() else line for line in lines)
+    lines = (line[2:].strip() for line in quoted(text).split("\n"))
+    return "\n".join(f"> **{line}**  " if line else ">   " for line in lines)
 
 
 def figures(name, texts, source):
     """A row of the table."""
     words = [word for text in texts for word in text.split()]
     distinct, pairs = len(set(words)) / max(1, len(words)), distinct_pairs(texts)
-    copied = [len(piece) for piece in longest_copies(texts, source)]
-    return (
-        f"| {name} | {distinct:.0%} | {pairs:.0%} | {median(copied):.0f} | {mean(copied):.0f} "
-        f"| {max(copied)} |"
-    )
+    copies = [len(piece) for piece in longest_copies(texts, source)]
+    cells = f"{distinct:.0%} | {pairs:.0%} | {median(copies):.0f} | {mean(copies):.0f}"
+    return f"| {name} | {cells} | {max(copies)} |"
 
 
 def report(path, twin_path, n=20, steps=256):
     """The whole file as text."""
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
+    twin, its_tokenizer, _ = load_checkpoint(twin_path, DiffusionTransformer)
     L = model.config.context
     train_text, val_text = load_parts(model.config.corpus, ROOT / "data")
     val = np.array(tokenizer.encode(val_text))
     real = windows(val, np.linspace(0, len(val) - L, n).astype(int), L)  # (n, L)
-    masks = torch.full((n, L), model.mask_id)
+    masks, middle, gaps = torch.full((n, L), model.mask_id), slice(L // 4, L - L // 4), real.clone()
+    gaps[:, middle] = model.mask_id
+
+    def texts(tokens):
+        return [tokenizer.decode(ids) for ids in tokens.tolist()]
 
     def noise(seed):
         return torch.Generator().manual_seed(seed)
 
-    def decode(tokens):
-        return [tokenizer.decode(ids) for ids in tokens.tolist()]
-
-    free = decode(sample(model, masks, steps, noise(1)).tokens)
-    safer = decode(sample(model, masks, steps, noise(1), top_p=0.9).tokens)
-    middle, gaps = slice(L // 4, L - L // 4), real.clone()
-    gaps[:, middle] = model.mask_id
+    free = texts(sample(model, masks, steps, noise(1)).tokens)
     filled = sample(model, gaps, steps, noise(2)).tokens
-    counted = {f"real, {L} tokens": decode(real), "from nothing": free}
-    counted["from nothing, top-p 0.9"] = safer
-    twin, its_tokenizer, _ = load_checkpoint(twin_path, DiffusionTransformer)
+    safer = texts(sample(model, masks, steps, noise(1), top_p=0.9).tokens)
+    rows = {f"real, {L} tokens": texts(real), "from nothing": free}
+    rows["from nothing, top-p 0.9"] = safer
     if its_tokenizer == tokenizer and twin.config.context >= L:
-        counted["the twin"] = decode(sample_twin(twin, masks, noise(1)).tokens)
-    counted[f"real, {L // 2} tokens"] = decode(real[:, middle])
-    counted["filled gaps"] = decode(filled[:, middle])
-    texts = [
-        f"**{i}**\n\n{quoted(tokenizer.decode(ids[: middle.start]))}\n>\n"
-        f"{bold(tokenizer.decode(ids[middle]))}\n>\n{quoted(tokenizer.decode(ids[middle.stop :]))}"
-        for i, ids in enumerate(filled.tolist(), 1)
-    ]
-    return INTRODUCTION.format(
+        rows["the twin"] = texts(sample_twin(twin, masks, noise(1)).tokens)
+    rows[f"real, {L // 2} tokens"] = texts(real[:, middle])
+    rows["filled gaps"] = texts(filled[:, middle])
+    parts = [texts(part) for part in filled.split([L // 4, L - 2 * (L // 4), L // 4], dim=1)]
+    shown = [f"{quoted(a)}\n>\n{bold(b)}\n>\n{quoted(c)}" for a, b, c in zip(*parts, strict=True)]
+    return PAGE.format(
         name=Path(path).name,
         n=n,
         steps=steps,
-        table="\n".join(figures(name, texts, train_text) for name, texts in counted.items()),
+        table="\n".join(figures(name, found, train_text) for name, found in rows.items()),
         free="\n\n".join(f"**{i}**\n\n{quoted(text)}" for i, text in enumerate(free, 1)),
-        filled="\n\n".join(texts),
+        filled="\n\n".join(f"**{i}**\n\n{text}" for i, text in enumerate(shown, 1)),
     )
 
 
@@ -121,13 +114,12 @@ def main():
     parser.add_argument("--twin", default=folder / "kjv-twin.safetensors")
     parser.add_argument("--save", default=folder / "samples.md")
     arguments = parser.parse_args()
-    if arguments.smoke:
-        print(report(arguments.checkpoint, arguments.twin, n=1, steps=2))
-        return
-    text = report(arguments.checkpoint, arguments.twin)
-    write_atomically(arguments.save, text.encode("utf-8"))
-    print(arguments.save)
+    options = dict(n=1, steps=2) if arguments.smoke else {}
+    text = report(arguments.checkpoint, arguments.twin, **options)
+    if not arguments.smoke:
+        write_atomically(arguments.save, text.encode("utf-8"))
+        print(arguments.save)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

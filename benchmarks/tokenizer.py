@@ -9,31 +9,21 @@ give the same ids as ours. Each time a tokenizer encodes a text that it has not 
 simple algorithm counts all pairs anew for every merge: twenty merges are timed, and scaled up.
 """
 
-import argparse
-import json
 import random
 import statistics
 import string
-import sys
 import sysconfig
 import time
 from collections import Counter
 from pathlib import Path
 
 import tiktoken
+from common import ROOT, keep, make_parser, start_table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bpe_tokenizer import (  # noqa: E402
-    PATTERN,
-    BPETokenizer,
-    learn_merges_simply,
-    split_into_words,
-)
-from corpus import load_text  # noqa: E402
-from files import read_text, write_atomically  # noqa: E402
+from bpe_tokenizer import PATTERN, BPETokenizer, learn_merges_simply, split_into_words
+from corpus import load_text
+from files import read_text
 
 # -- texts
 
@@ -115,10 +105,10 @@ def seconds(function, *arguments):
     return time.perf_counter() - start, result
 
 
-def measure(text, vocab_size, repeats):
+def measure(text, vocab_size, rounds):
     """Seconds of each, medians. What takes two minutes is not repeated."""
     times, begin = [], time.perf_counter()
-    while not times or (len(times) < repeats and time.perf_counter() < begin + 120):
+    while not times or (len(times) < rounds and time.perf_counter() < begin + 120):
         row = {}
         row["learn ours"], ours = seconds(BPETokenizer.train, text, vocab_size)
         row["learn theirs"], theirs = seconds(learn_theirs, text, vocab_size)
@@ -136,35 +126,28 @@ def measure(text, vocab_size, repeats):
     return row
 
 
-def main(argv=None):
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main():
+    parser = make_parser(__doc__)
     parser.add_argument("--texts", nargs="+", default=list(TEXTS), help="or paths of other texts")
     parser.add_argument("--vocab-size", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args(argv)
-    print(
-        "| text | MB | learn: ours | HF | ratio | simply | encode: ours | HF | ratio | tiktoken |"
-    )
-    print("|---|" + "---:|" * 9)
-    rows = {}
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.texts, arguments.vocab_size, arguments.rounds = [ROOT / "README.md"], 300, 1
+    heads = ("learn: ours", "HF", "ratio", "simply", "encode: ours", "HF", "ratio", "tiktoken")
+    print_row, rows = start_table("text", "MB", *heads), {}
     for name in arguments.texts:
         text = TEXTS[name]() if name in TEXTS else read_text(name)
-        row = rows[name] = measure(text, arguments.vocab_size, arguments.repeats)
+        row = rows[str(name)] = measure(text, arguments.vocab_size, arguments.rounds)
         learn = [row[f"learn {who}"] for who in ("ours", "theirs", "simply")]
         encode = [row[f"encode {who}"] for who in ("ours", "theirs", "tiktoken")]
         speed = [f"{row['megabytes'] / t:.1f} MB/s" for t in encode]
-        print(
-            f"| {name} | {row['megabytes']:.1f} "
-            f"| {learn[0]:.2f} s | {learn[1]:.2f} s | {learn[1] / learn[0]:.2f} x "
-            f"| {learn[2] / 60:.0f} min | {speed[0]} | {speed[1]} | {encode[1] / encode[0]:.2f} x "
-            f"| {speed[2]}{'' if row['tiktoken agrees'] else ' (other ids)'} |",
-            flush=True,
-        )
-    path = Path(__file__).with_suffix(".json")
-    write_atomically(path, json.dumps(rows, indent=1).encode("utf-8"))
+        cells = [f"{row['megabytes']:.1f}", f"{learn[0]:.2f} s", f"{learn[1]:.2f} s"]
+        cells += [f"{learn[1] / learn[0]:.2f} x", f"{learn[2] / 60:.0f} min", *speed[:2]]
+        agrees = "" if row["tiktoken agrees"] else " (other ids)"
+        print_row(name, *cells, f"{encode[1] / encode[0]:.2f} x", speed[2] + agrees)
+    if not arguments.smoke:
+        keep(__file__, rows)
 
 
 if __name__ == "__main__":

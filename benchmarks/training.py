@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from common import in_turns, keep, make_parser, random_corpus, run, seconds, start_table, trainer
+from common import in_turns, keep, make_parser, random_corpus, seconds, start_table, trainer
 from torch import nn
 
 from hardware import autocast, device_choices, pick_device
@@ -163,4 +163,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

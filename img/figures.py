@@ -5,7 +5,6 @@ python img/figures.py --repeats 50    fewer estimates for the third, faster
 python img/figures.py --checkpoint checkpoints/mine.safetensors
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import torch
 from tqdm import trange
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from common import ROOT, make_parser  # noqa: E402
 
 import pictures  # noqa: E402, F401 (the style of all plots)
 import toy  # noqa: E402
 from corpus import load_parts, windows  # noqa: E402
-from files import UserError, check_writable  # noqa: E402
 from hardware import autocast  # noqa: E402
 from mdlm import diffusion  # noqa: E402
 from mdlm.model import DiffusionTransformer  # noqa: E402
@@ -35,11 +34,9 @@ GRID = [1, 2, 4, 8, 16, 32, 64]  # numbers of steps T
 def forward():
     """Which tokens are masked, at all times."""
     x, times = torch.zeros(1, 64, dtype=torch.long), torch.linspace(0, 1, 41)
-    rows = []
-    for t in times:
-        noise = torch.Generator().manual_seed(2)  # the same each time: a mask stays a mask
-        rows.append(diffusion.forward_process(x, 1 - t[None], 1, noise)[0])
-    plt.imshow(torch.stack(rows), aspect="auto", cmap="Blues", extent=(0, 64, 1, 0), vmax=1.3)
+    noise = torch.Generator()  # the same each time: a mask stays a mask
+    rows = [diffusion.forward_process(x, 1 - t[None], 1, noise.manual_seed(2)) for t in times]
+    plt.imshow(torch.cat(rows).numpy(), aspect="auto", cmap="Blues", extent=(0, 64, 1, 0), vmax=1.3)
     plt.gca().set(xlabel="token", ylabel="t")
     plt.grid(False)
 
@@ -71,7 +68,7 @@ def variance(path, repeats):
     """How much four estimates of one batch's loss scatter, under a trained model."""
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
     device, L, B = model.embedding.weight.device, model.config.context, 32
-    train_text, _ = load_parts(model.config.corpus, HERE.parent / "data")
+    train_text, _ = load_parts(model.config.corpus, ROOT / "data")
     tokens = np.array(tokenizer.encode(train_text[:400_000]))
     x = windows(tokens, np.linspace(0, len(tokens) - L, B).astype(int), L).to(device)
     noise = torch.Generator().manual_seed(0)
@@ -104,24 +101,17 @@ def variance(path, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    included = HERE.parent / "checkpoints" / "kjv.safetensors"
+    parser = make_parser(__doc__)
+    included = ROOT / "checkpoints" / "kjv.safetensors"
     parser.add_argument("--checkpoint", default=included, help="(default: the included model)")
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--folder", type=Path, default=HERE, help="(default: %(default)s)")
     arguments = parser.parse_args()
+    repeats = 2 if arguments.smoke else arguments.repeats
     for draw in (forward, bound, steps, variance):
-        path = arguments.folder / f"guide-{draw.__name__}.png"
-        try:
-            check_writable(path)
-            draw(*([arguments.checkpoint, arguments.repeats] if draw is variance else []))
-        except UserError as error:
-            sys.exit(f"figures.py: {error}")
-        plt.savefig(path)
+        draw(*([arguments.checkpoint, repeats] if draw is variance else []))
+        if not arguments.smoke:
+            plt.savefig(HERE / f"guide-{draw.__name__}.png")
         plt.close("all")
-        print(path)
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ def lay_out(record, state, size, fonts, scale=1.0):
     width, height = size
     if record.live:
         state = replace(state, at=record.n_steps)
-    unit = min(max(min(width / 1000, height / 700), 0.8 * scale), 1.5 * scale)
+    unit = max(min(width / 1000, height / 700), 0.8 * scale)
     style = Style(fonts, THEMES[state.theme], unit)
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
