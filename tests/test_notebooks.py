@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,33 +12,23 @@ import pytest
 from corpus import load_text
 from identity import NOTEBOOKS, code_digest
 from mdlm.training import train
+from run import WIDGET
 from saving import read_metadata
 from tests.test_edits import EDITS, copy_project
 
 ROOT = Path(__file__).parent.parent
-TINY = dict(context="64", n_layers="2", d_model="64", n_heads="2", steps="12", batch_size="8")
-SMALLER = {  # notebook: what a reader writes instead of what, in the cells that are there to change
-    "train_model": {
-        'corpus_name = "kjv"': 'corpus_name = "part.txt"',
-        "usual_vocab_size(text)": "512",
-        **{f"    {name}=None,": f"    {name}={value}," for name, value in TINY.items()},
-        "    qk_norm=True,": "    eval_every=6, eval_windows=8, compile=False, qk_norm=True,",
-    },
-    "sampling": {
-        "steps = 128": "steps = 8",
-        "comparison_steps = [8, 32]": "comparison_steps = [4]",
-        "n_samples = 3": "n_samples = 1",
-    },
-    "twin": {},
+SMALLER = {  # what a reader writes, and instead of what, in the cells that are there to change
+    'corpus_name = "kjv"': 'corpus_name = "part.txt"',
+    "usual_vocab_size(text)": "512",
+    "    context=None,": "    context=64, eval_every=6, eval_windows=8, compile=False,",
+    "    n_layers=None,": "    n_layers=2,",
+    "    d_model=None,": "    d_model=64,",
+    "    steps=None,": "    steps=12,",
+    "    batch_size=None,": "    batch_size=8,",
+    "steps = 128": "steps = 8",
+    "comparison_steps = [8, 32]": "comparison_steps = [4]",
+    "n_samples = 3": "n_samples = 1",
 }
-
-
-def read(path):
-    return nbformat.read(path, as_version=4)
-
-
-def code(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 @pytest.mark.parametrize("edit", [
@@ -49,50 +38,46 @@ def test_the_commands_of_the_readme_run_what_stands_in_the_notebooks(edit, tmp_p
     folder = copy_project(tmp_path / "copy", edit)
     part = load_text("kjv", ROOT / "data")[:300_000]  # all of it takes a minute more
     (folder / "part.txt").write_text(part, encoding="utf-8")
-    for name, changes in SMALLER.items():
-        notebook = read(folder / f"{name}.ipynb")
-        for old, new in changes.items():
-            (cell,) = [cell for cell in code(notebook) if old in cell.source]
-            cell.source = cell.source.replace(old, new)
-        nbformat.write(notebook, folder / f"{name}.ipynb")
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(folder / name, as_version=4)
+        for cell in notebook.cells:
+            for old, new in SMALLER.items():
+                cell.source = cell.source.replace(old, new)
+        nbformat.write(notebook, folder / name)
 
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    rest = dict(cwd=folder, env=environment, stderr=subprocess.STDOUT, text=True)
     out = ""
     for command in ("all", "twin"):
         line = [sys.executable, "run.py", command, "--inside"]
-        done = subprocess.run(line, cwd=folder, env=environment, **pipes)
+        done = subprocess.run(line, stdout=subprocess.PIPE, **rest)
         assert done.returncode == 0, done.stdout[-3000:]
         out += done.stdout
     assert ("exported from the notebooks" in out) == (edit != "none")
     assert (folder / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
-    paths = {path.stem.endswith("-twin"): path for path in (folder / "checkpoints").glob("*.safe*")}
-    assert len(paths) == 2
-    metadata = read_metadata(paths[False])[1]
+    (path,) = (folder / "checkpoints").glob("*.safetensors")
+    sampled = (folder / "runs" / "sampling.ipynb").read_text(encoding="utf-8")
+    assert f"checkpoints/{path.name}" in sampled  # it took what was just trained
+    metadata = read_metadata(path)[1]
     assert metadata["steps"] == metadata["history"][-1]["step"] == 12
     # the notebook's own code has the digest of what is exported from it
     show = "from identity import *; from mdlm.training import train; print(code_digest(train))"
-    run = dict(cwd=folder, env=environment, capture_output=True, text=True)
-    exported = subprocess.run([sys.executable, "-c", show], **run).stdout.strip()
-    assert metadata["code"] == read_metadata(paths[True])[1]["code"] == exported
+    exported = subprocess.check_output([sys.executable, "-c", show], **rest).strip()
+    assert metadata["code"] == exported
     assert (exported == code_digest(train)) == ("code" not in EDITS[edit][3])
-    sampled = code(read(folder / "runs" / "sampling.ipynb"))
-    shown = "".join(str(cell.outputs) for cell in sampled)
-    assert f"checkpoints/{paths[False].name}" in shown  # it took what was just trained
-    for name in SMALLER:  # and what was executed can be committed
-        check_committed(folder / "runs" / f"{name}.ipynb")
-    shutil.rmtree(folder)
+    for name in NOTEBOOKS:  # and what was executed can be committed
+        check_committed(folder / "runs" / name)
 
 
 def check_committed(path):
-    cells = code(read(path))
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
         shows = re.search(r"^(print\(|plt\.show\(\)|show\w*\()", cell.source, re.MULTILINE)
         assert cell.outputs or not shows or "#| export" in cell.source, cell.source
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", output
-            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            assert WIDGET not in output.get("data", {})
     outputs = str([cell.outputs for cell in cells])
     superuser = re.escape(Path("~root").expanduser().as_posix())
     assert not re.search(rf"/home/|/Users/|/tmp/|{superuser}/|[A-Z]:\\\\|Warning", outputs)
