@@ -8,9 +8,9 @@ __all__ = ['step_with_cache', 'sample_twin', 'nats_along']
 import torch
 import torch.nn.functional as F
 
+from hardware import autocast
 from .model import rotate
 from .sampling import Trajectory, adjust, draw, start_from
-from .training import autocast
 
 
 def step_with_cache(model, token, position, cache):
@@ -33,10 +33,10 @@ def step_with_cache(model, token, position, cache):
 
 # %% ../twin.ipynb #00878839
 @torch.no_grad()
-def sample_twin(model, z, generator=None, **knobs):
+def sample_twin(model, z, generator=None, **options):
     """Write from left to right: masks are filled, given tokens kept (a prompt must come first).
 
-    z: (B, L) token ids; knobs: see `adjust`. Returns a `Trajectory` of L steps, a
+    z: (B, L) token ids; options: see `adjust`. Returns a `Trajectory` of L steps, a
     network call each: what is given is read token by token, too.
     """
     z, cache = start_from(model, z), {}
@@ -45,7 +45,7 @@ def sample_twin(model, z, generator=None, **knobs):
     probability, token = torch.ones_like(u), torch.full_like(z[:, 0], model.mask_id)
     for i in range(z.shape[1]):
         with autocast(z.device):
-            p = adjust(step_with_cache(model, token, i, cache), **knobs)  # (B, V - 1)
+            p = adjust(step_with_cache(model, token, i, cache), **options)  # (B, V - 1)
         drawn = draw(p, u[:, i])
         fill = masked[:, i]
         z[fill, i] = drawn.to(z.device)[fill]
@@ -53,7 +53,8 @@ def sample_twin(model, z, generator=None, **knobs):
         token = z[:, i]
     L = z.shape[1]
     step = torch.where(masked, torch.arange(1, L + 1), 0)  # (B, L)
-    return Trajectory(z.cpu(), step, probability, L, model.mask_id, L)
+    calls = torch.ones(z.shape, dtype=torch.bool)
+    return Trajectory(z.cpu(), step, probability, L, model.mask_id, calls)
 
 # %% ../twin.ipynb #eefacecf
 @torch.no_grad()
