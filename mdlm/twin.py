@@ -10,13 +10,8 @@ import copy
 import torch
 import torch.nn.functional as F
 
-<<<<<<< HEAD
 from files import UserError
 from hardware import autocast
-=======
-from hardware import autocast
-from .model import rotate
->>>>>>> sampling
 from .sampling import Trajectory, adjust, draw, start_from
 
 
@@ -61,24 +56,12 @@ def sample_twin(model, z, generator=None, **options):
     for i in range(z.shape[1]):
         with autocast(z.device):
             p = adjust(step_with_cache(model, token, i, cache), **options)  # (B, V - 1)
-<<<<<<< HEAD
         drawn, fill = draw(p, u[:, i]), masked[:, i]
         z[fill, i] = drawn.to(z.device)[fill]
         probability[fill, i] = p.gather(1, drawn[:, None])[:, 0].cpu()[fill]
         token = z[:, i]
     step = torch.where(masked, torch.arange(1, z.shape[1] + 1), 0)  # (B, L)
     return Trajectory(z.cpu(), step, probability, z.shape[1], model.mask_id, calls)
-=======
-        drawn = draw(p, u[:, i])
-        fill = masked[:, i]
-        z[fill, i] = drawn.to(z.device)[fill]
-        probability[fill, i] = p.gather(1, drawn[:, None])[:, 0].cpu()[fill]
-        token = z[:, i]
-    L = z.shape[1]
-    step = torch.where(masked, torch.arange(1, L + 1), 0)  # (B, L)
-    calls = torch.ones(z.shape, dtype=torch.bool)
-    return Trajectory(z.cpu(), step, probability, L, model.mask_id, calls)
->>>>>>> sampling
 
 # %% ../twin.ipynb #eefacecf
 @torch.no_grad()
