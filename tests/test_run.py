@@ -87,7 +87,7 @@ def test_what_only_a_running_notebook_shows_is_taken_out(tmp_path):
     bar, warning, one, two = (
         nbformat.v4.new_output("stream", name=name, text=text)
         for name, text in (
-            ("stderr", "\r50%\r"),
+            ("stderr", "\r50%\r   \r"),
             ("stderr", "a warning\n"),
             *2 * [("stdout", "x\n")],
         )
