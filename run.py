@@ -13,6 +13,7 @@ An active virtual environment is used; if there is none, `.venv` is created besi
 import argparse
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,8 +128,14 @@ def tidy(path):
 
 def is_cleared(text):
     """Whether nothing of a text is left to read, because every line of it was written over."""
-    lines = text.replace("\x1b[A", "").split("\n")
-    return all(not line.split("\r")[-1].strip() for line in lines)
+    lines, row = [""], 0
+    for part in re.split(r"(\r|\n|\x1b\[A)", text):
+        if part in ("\n", "\x1b[A"):  # a line down, a line up: two bars, one below the other
+            row = max(0, row + (1 if part == "\n" else -1))
+            lines += [""] * (row == len(lines))
+        elif part.strip("\r"):
+            lines[row] = part
+    return not "".join(lines).strip()
 
 
 def export_notebooks(folder):

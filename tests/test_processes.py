@@ -12,23 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import OPTIONS
+import train
+from conftest import OPTIONS, TEXT
 from mdlm.model import DiffusionTransformer
 from saving import load_checkpoint, load_state
 
-ROOT = Path(__file__).parent.parent
 # train.py as it is, but in float32 everywhere: only the order of the sums may differ; and so slow,
 # if asked to be, that we are in time for whatever is to happen to it
-IN_FLOAT32 = f"""
+IN_FLOAT32 = """
 import os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
 import hardware, train
 hardware.cpu_has_bfloat16 = lambda: False
 usual = hardware.Hardware.parts
-def slow_parts(*arguments):
-    time.sleep(float(os.environ.get("PAUSE", "0")))
-    return usual(*arguments)
-hardware.Hardware.parts = slow_parts
+hardware.Hardware.parts = lambda *given: (time.sleep(float(os.environ["PAUSE"])), usual(*given))[1]
 code = train.main()
 sys.stdout.flush(), sys.stderr.flush()
 os._exit(code)
@@ -41,26 +37,27 @@ pytestmark = pytest.mark.skipif(
 def start(folders, *options, pause=0.0, torchrun=False):
     """A process for each folder, which it is to write to (all in one, usually)."""
     folders[0].mkdir(exist_ok=True, parents=True)
-    script, text = folders[0] / "script.py", folders[0] / "text.txt"
+    script, text, n = folders[0] / "script.py", folders[0] / "text.txt", str(len(folders))
     script.write_text(IN_FLOAT32, encoding="utf-8")
-    lines = (f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
-    text.write_text("".join(lines), encoding="utf-8")
+    text.write_text(TEXT, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PAUSE": str(pause)}
+    root = str(Path(train.__file__).parent)
+    environment = os.environ | dict(CUDA_VISIBLE_DEVICES="", PAUSE=str(pause), PYTHONPATH=root)
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     command = [str(script), *OPTIONS, "--accumulation=3", "--dropout=0.1", "--steps=24"]
-    command += [f"--data={text}", *options, f"--folder={folders[0]}"]
+    command += [f"--data={text}", *options]
+    prefixes = [[sys.executable]] * len(folders)
     if torchrun:
-        run = ["-m", "torch.distributed.run", f"--nproc-per-node={len(folders)}", "--master-port"]
-        return [subprocess.Popen([sys.executable, *run, port, *command], env=environment, **pipes)]
-    processes, n = [], str(len(folders))
-    for rank, folder in enumerate(folders):
-        if len(folders) > 1:  # what torchrun would do
+        run = ["-m", "torch.distributed.run", f"--nproc-per-node={n}", f"--master-port={port}"]
+        prefixes = [[sys.executable, *run]]
+    processes = []
+    for rank, prefix in enumerate(prefixes):
+        if len(prefixes) > 1:  # what torchrun would do
             environment |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=n)
             environment |= dict(LOCAL_WORLD_SIZE=n, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        own = [sys.executable, *command[:-1], f"--folder={folder}"]
+        own = [*prefix, *command, f"--folder={folders[rank]}"]
         processes.append(subprocess.Popen(own, env=environment, **pipes))
     return processes
 

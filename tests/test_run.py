@@ -1,4 +1,4 @@
-"""run.py: the environment that it makes, and how it passes Ctrl-C on."""
+"""run.py: the environment that it makes, the options it knows, and how it passes Ctrl-C on."""
 
 import importlib.util
 import os
@@ -10,7 +10,6 @@ import venv
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
 
 import run
@@ -18,31 +17,40 @@ import run
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ensurepip") is None, reason="no ensurepip here")
-def test_an_environment_without_pip_gets_it_and_keeps_what_it_has(tmp_path, monkeypatch):
-    """Its making was broken off, or another program made it without."""
-    venv.create(tmp_path / ".venv", with_pip=False)
-    (tmp_path / ".venv" / "mine").write_text("kept")
-    monkeypatch.setattr(run, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "prefix", sys.base_prefix)  # as if none were active
-    monkeypatch.delenv("CONDA_PREFIX", raising=False)
-    python = run.environment_python()
-    assert Path(python).is_relative_to(tmp_path / ".venv")
-    subprocess.run([python, "-m", "pip", "--version"], check=True)
-    assert (tmp_path / ".venv" / "mine").read_text() == "kept"
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ensurepip") is None, reason="no ensurepip here")
-@pytest.mark.skipif(sys.platform == "win32", reason="its environments hold copies, not links")
-def test_an_environment_whose_python_is_gone_is_made_anew(tmp_path, monkeypatch):
-    """As after an upgrade of the system's Python."""
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(tmp_path / "gone")
+@pytest.fixture
+def no_environment(tmp_path, monkeypatch):
+    """A project's folder whose Python is not in an active environment."""
+    if importlib.util.find_spec("ensurepip") is None:
+        pytest.skip("no ensurepip here")
     monkeypatch.setattr(run, "HERE", tmp_path)
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    return tmp_path
+
+
+def test_an_environment_without_pip_gets_it_and_keeps_what_it_has(no_environment):
+    """Its making was broken off, or another program made it without."""
+    venv.create(no_environment / ".venv", with_pip=False)
+    (no_environment / ".venv" / "mine").write_text("kept")
+    python = run.environment_python()
+    assert Path(python).is_relative_to(no_environment / ".venv")
+    subprocess.run([python, "-m", "pip", "--version"], check=True)
+    assert (no_environment / ".venv" / "mine").read_text() == "kept"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its environments hold copies, not links")
+def test_an_environment_whose_python_is_gone_is_made_anew(no_environment):
+    """As after an upgrade of the system's Python."""
+    python = no_environment / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(no_environment / "gone")
     subprocess.run([run.environment_python(), "-m", "pip", "--version"], check=True)
+
+
+def test_an_environment_that_cannot_be_made_gets_one_line(no_environment):
+    (no_environment / ".venv").write_text("a file")
+    with pytest.raises(SystemExit, match=r"\.venv: cannot be made \([^\n]*\)$"):
+        run.environment_python()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
@@ -58,19 +66,13 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
     (tmp_path / "outer.py").write_text(
         "import signal, sys, run\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
-        "run.HERE = '.'\n"
-        "run.call(sys.executable, 'inner.py')\n"
+        "run.call(sys.executable, 'inner.py', folder='.')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "outer.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = threading.Timer(120, end_with_children, [process.pid])
+        [sys.executable, "outer.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = threading.Timer(120, process.kill)
     deadline.start()
     while "under way" not in (line := process.stdout.readline()):
         assert line or process.poll() is None
@@ -82,16 +84,25 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
 
 
 def test_what_only_a_running_notebook_shows_is_taken_out(tmp_path):
-    bar, warning = (
-        nbformat.v4.new_output("stream", name="stderr", text=text)
-        for text in ("\r50%\r", "a warning\n")
+    bar, warning, one, two = (
+        nbformat.v4.new_output("stream", name=name, text=text)
+        for name, text in (
+            ("stderr", "\r50%\r"),
+            ("stderr", "a warning\n"),
+            *2 * [("stdout", "x\n")],
+        )
     )
     slider = nbformat.v4.new_output("display_data", {run.WIDGET: {}})
-    cells = [nbformat.v4.new_code_cell(outputs=outputs) for outputs in ([bar, slider], [warning])]
+    outputs = [one, bar, two, slider], [warning]
+    cells = [nbformat.v4.new_code_cell(outputs=some, metadata={"papermill": 1}) for some in outputs]
     path = tmp_path / "some.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"widgets": 1}), path)
     run.tidy(path)
-    assert [len(cell.outputs) for cell in nbformat.read(path, 4).cells] == [0, 1]
+    notebook = nbformat.read(path, 4)
+    assert [[output.text for output in cell.outputs] for cell in notebook.cells] == [
+        ["x\nx\n"], ["a warning\n"],
+    ]  # fmt: skip
+    assert "widgets" not in notebook.metadata and notebook.cells[0].metadata == {}
 
 
 COMMANDS = {  # what is given: (a part of what is printed, the exit code)
@@ -104,7 +115,7 @@ COMMANDS = {  # what is given: (a part of what is printed, the exit code)
 
 
 @pytest.mark.parametrize("given", COMMANDS)
-def test_options_that_are_none_are_not_passed_over(given, monkeypatch, capsys):
+def test_unknown_options_are_rejected(given, monkeypatch, capsys):
     monkeypatch.setattr(run, "environment_python", None)  # it does not come to that
     monkeypatch.setattr(sys, "argv", ["run.py", *given.split()])
     message, code = COMMANDS[given]
@@ -117,19 +128,11 @@ def test_options_that_are_none_are_not_passed_over(given, monkeypatch, capsys):
     assert message in "".join(capsys.readouterr())
 
 
-def test_the_window_gets_its_options(monkeypatch):
+def test_the_window_gets_its_options_and_the_users_folder(monkeypatch, tmp_path):
     called = []
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "call", lambda *command, folder: called.append((folder, *command)))
     monkeypatch.setattr(sys, "argv", ["run.py", "watch", "--inside", "--race", "-h"])
     run.main()
     window = str(ROOT / "sample_visual.py")
-    assert called == [
-        (Path.cwd(), sys.executable, window, "--race", "-h")
-    ]  # the user's folder stays
-
-
-def end_with_children(pid):
-    """Kill a process and all that it has started."""
-    process = psutil.Process(pid)
-    for each in [*process.children(recursive=True), process]:
-        each.kill()
+    assert called == [(tmp_path, sys.executable, window, "--race", "-h")]

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import random
-import sys
 from dataclasses import replace
 
 import pytest
@@ -41,7 +40,6 @@ EDITS = {  # same shapes, another network
     "activation": (F, "silu", F.gelu),
     "norm": (F, "rms_norm", lambda x, shape, scale=None, eps=None: F.layer_norm(x, shape, scale)),
     "rope": (network, "rotate", lambda x, cos, sin: x),
-    "scores": (network.Attention, "weights", lambda self, q, k: (q @ k.mT).softmax(dim=-1)),
     "order": (network.Block, "forward", lambda self, x, *rest: x + self.feed_forward(x)),
 }
 
@@ -58,94 +56,72 @@ def test_another_network_of_the_same_shapes_is_refused(edit, causal, corpus, tmp
 
 
 def forgeries(path):
-    """Well-formed files that are no checkpoints of ours: (what was done, bytes)."""
+    """Well-formed files that are no checkpoints of ours."""
     weights = safetensors.torch.load(path.read_bytes())
     with safetensors.safe_open(path, "pt") as file:
         header = dict(file.metadata())
 
-    def write(weights=weights, sign=True, **changed):
-        new = {**header, **changed}
-        new.pop("fingerprint")
-        new["fingerprint"] = saving.fingerprint(weights, new) if sign else "0" * 64
+    def write(weights=weights, **changed):  # anyone can compute a fingerprint
+        new = {k: v for k, v in (header | changed).items() if k != "fingerprint"}
+        new |= {"fingerprint": saving.fingerprint(weights, new)}
         return safetensors.torch.save(weights, new)
 
     def config(**changed):
         return json.dumps({**json.loads(header["config"]), **changed})
 
     names = sorted(weights)
-    first, second = [name for name in names if name.endswith("qkv.weight")]
-    swapped = {**weights, first: weights[second], second: weights[first]}
-    yield "two layers swapped", safetensors.torch.save(swapped, header)
-    yield "no fingerprint", write(sign=False)
-    yield "another version", write(version="1")
-    yield "another format", write(format="pt")
-    for dtype in (torch.int32, torch.uint8):
-        yield f"{dtype}", write({name: w.to(dtype) for name, w in weights.items()})
-    yield "one weight missing", write({name: weights[name] for name in names[1:]})
-    yield "one too many", write({**weights, "extra": torch.zeros(3)})
-    yield "another name", write({("x" if n == names[0] else n): weights[n] for n in names})
-    yield "a shape turned", write({n: w.t().contiguous() for n, w in weights.items()})
-    yield "no weights", write({})
+    qkv = [name for name in names if name.endswith("qkv.weight")]
+    swapped = dict(zip(qkv, [weights[name] for name in qkv[::-1]], strict=True))
+    yield safetensors.torch.save(weights | swapped, header)
+    yield safetensors.torch.save(weights, header | {"fingerprint": "0" * 64})
+    yield from (write(version="1"), write(format="pt"), write({}))
+    yield from (write({n: w.to(d) for n, w in weights.items()}) for d in (torch.int32, torch.uint8))
+    yield write({name: weights[name] for name in names[1:]})
+    yield write({**weights, "extra": torch.zeros(3)})
+    yield write({n: w.t().contiguous() for n, w in weights.items()})
     for key in ("n_layers", "d_model", "n_heads", "vocab_size"):
         for value in (257, 2**20, 10**8, 10**12, -4, 0, "6", None, 1.5, [4]):
-            yield f"{key} = {value}", write(config=config(**{key: value}))
-    yield "an unknown setting", write(config=config(surprise=1))
-    yield "settings that are none", write(config="[1]")
-    yield "a deep nest", write(config="[" * 100_000)
-    yield "a huge number", write(config=config()[:-1] + ', "seed": ' + "9" * 5000 + "}")
-    yield "a number without bounds", write(config=config()[:-1] + f', "ema": 1{"0" * 400}' + "}")
-    for name in ("metadata", "answers", "tokenizer"):
-        yield f"{name}: not JSON", write(**{name: "{"})
-    for value in ("[]", "7", "[0.5]", '{"a": 1}', "null", '"x"'):
-        yield f"answers {value}", write(answers=value)
-    for tokens in (BPETokenizer.train("zebra crossing " * 99, 270), BPETokenizer([], ("<|x|>",))):
-        yield "another tokenizer", write(tokenizer=tokens.to_json())
-    merges = BPETokenizer.from_json(header["tokenizer"]).merges[:-1]
-    yield "a mask not last", write(tokenizer=BPETokenizer(merges, (MASK, "<|x|>")).to_json())
+            yield write(config=config(**{key: value}))
+    huge = config()[:-1] + ', "seed": ' + "9" * 5000 + "}"
+    for text in (config(surprise=1), "[1]", "[" * 100_000, huge, huge.replace("seed", "ema")):
+        yield write(config=text)
+    for text in ("{", "[]", "7", "[0.5]", '{"a": 1}', "null", '"x"'):
+        yield from (write(answers=text), write(tokenizer=text))
+    merges = BPETokenizer.from_json(header["tokenizer"]).merges
+    for given in ((merges[:9],), (merges, ("<|x|>",)), (merges[:-1], (MASK, "<|x|>"))):
+        yield write(tokenizer=BPETokenizer(*given).to_json())
 
 
-def damages(whole, n):
-    """n damaged versions of the bytes of a file: (what was done, bytes)."""
+def damages(whole):
+    """Damaged versions of the bytes of a file."""
     chance, header = random.Random(0), 8 + int.from_bytes(whole[:8], "little")
     for cut in (0, 1, 7, 8, 9, header // 2, header - 1, header, len(whole) - 1):
-        yield f"cut at {cut}", whole[:cut]
-    yield "longer", whole + b"\0"
+        yield whole[:cut]
     for length in (0, 1, header, len(whole), 2**31, 2**40, 2**63 - 1, 2**64 - 1):
-        yield f"header says {length}", length.to_bytes(8, "little") + whole[8:]
-    yield "a pickle", b"\x80\x04c__builtin__\neval\n(S'1/0'\ntR."
-    yield "a text", b"In the beginning\n" * 99
-    for i in range(n):  # half of them in the header
+        yield length.to_bytes(8, "little") + whole[8:]
+    yield from (whole + b"\0", b"\x80\x04c__builtin__\neval\n(S'1/0'\ntR.", b"In the beginning\n")
+    for i in range(200):  # half of them in the header
         at, bit = chance.randrange(header if i % 2 else len(whole)), 1 << chance.randrange(8)
-        yield f"bit {bit} of {at}", whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+        yield whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
 
 
-def most_memory():
-    """Most memory that this process has used, in bytes; 0 where nobody says."""
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def test_hundreds_of_damaged_checkpoints_get_one_line_each(corpus, tmp_path):
+def test_hundreds_of_damaged_checkpoints_get_one_line_each_and_no_memory(corpus, tmp_path):
+    resource = pytest.importorskip("resource")
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, make_model(n_layers=2), corpus.tokenizer, {})
     load_checkpoint(path, DiffusionTransformer)  # the undamaged one is good
-    damaged = [*forgeries(path), *damages(path.read_bytes(), 200)]
-    before = most_memory()
-    for what, data in damaged:
+    damaged = [*forgeries(path), *damages(path.read_bytes())]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number, data in enumerate(damaged):
         path.write_bytes(data)
         with pytest.raises(UserError) as caught:
             load_checkpoint(path, DiffusionTransformer)
-            pytest.fail(what)
+            pytest.fail(f"damage {number} of {len(damaged)} loads")
         said = str(caught.value)
-        assert "\n" not in said and str(path) in said and len(said) < 500, what
-    assert most_memory() - before < 30e6  # bytes, whatever sizes they claim
-    for place in (tmp_path, tmp_path / "none.safetensors"):
-        with pytest.raises(UserError, match=f"^{place}"):
-            load_checkpoint(place, DiffusionTransformer)
+        assert "\n" not in said and str(path) in said and len(said) < 500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before * 1.1  # whatever they claim
+    with pytest.raises(UserError, match="no such checkpoint; train one with"):
+        load_checkpoint(tmp_path / "none.safetensors", DiffusionTransformer)
 
 
 def test_a_state_cannot_run_code(tmp_path):
@@ -155,8 +131,7 @@ def test_a_state_cannot_run_code(tmp_path):
 
     buffer, path = io.BytesIO(), tmp_path / "x.resume.pt"
     torch.save({"step": Bomb()}, buffer)
-    data = buffer.getvalue()
-    path.write_bytes(data + hashlib.sha256(data).digest())  # anyone can compute a digest
+    path.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
     with pytest.raises(UserError, match="damaged"):
         saving.load_state(path)
     assert not (tmp_path / "ran").exists()
@@ -175,14 +150,12 @@ def test_a_runs_name_depends_on_all_that_decides_what_is_learned(field):
 
 
 def test_the_newest_checkpoint_is_the_one_trained_last(tmp_path):
-    for age, name in enumerate(["b", "a", "c-twin", "d-twin"]):
+    for age, name in enumerate(["kjv", "b", "a", "c-twin", "d-twin"]):  # kjv: just pulled
         path = tmp_path / f"{name}.safetensors"
         path.touch()
         os.utime(path, (9 - age, 9 - age))
     assert newest_checkpoint(tmp_path).stem == "b"
     assert newest_checkpoint(tmp_path, twin=True).stem == "c-twin"
-    (tmp_path / "kjv.safetensors").touch()  # just pulled: newer, but not what was trained last
-    assert newest_checkpoint(tmp_path).stem == "b"
     for name in ("a", "b"):
         (tmp_path / f"{name}.safetensors").unlink()
     assert newest_checkpoint(tmp_path).stem == "kjv"

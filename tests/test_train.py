@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import train as command_line
+from compare import differences
 from compressors import bits_per_byte
 from conftest import OPTIONS, TINY, tiny
 from corpus import load_text, split_text
+from files import UserError
 from mdlm.model import DiffusionTransformer
-from mdlm.training import evaluate
-from saving import load_checkpoint
+from mdlm.training import evaluate, train
+from saving import load_checkpoint, save_checkpoint
 from settings import Config, settings
 
 ROOT = Path(__file__).parent.parent
@@ -24,31 +26,24 @@ WRONG = {  # an option: a part of the answer
     "--data=text.txt/inside": "cannot be read",
     f"--data={'x' * 5000}": "cannot be read",
     "--data=": "cannot be read",
-    "--vocab-size=256": "from 257",
     "--d-model=30": "try 28",
-    "--steps=0": "greater than 0",
     "--muon-lr=nan": "greater than 0",
-    "--accumulation=7": "6 at most",
     "--context=60000": "too short",
-    "--schedule=cosine": 'set loss="time"',
     "--folder=text.txt": "cannot be written",
     "--export=text.txt/model.safetensors": "cannot be written",
     "--export=model.bin": "must end with .safetensors",
+    "--causal --export=model.safetensors": "must end with -twin.safetensors",
 }
 
 
 @pytest.mark.parametrize("option", WRONG, ids=lambda option: option[:30])
 def test_a_mistake_gets_one_line_before_anything_is_trained(option, text_file, capsys, monkeypatch):
     monkeypatch.chdir(text_file.parent)
-    assert command_line.main([*OPTIONS, "--data=text.txt", "--folder=new", option]) == 2
+    given = [*OPTIONS, "--data=text.txt", "--folder=new", *option.split()]
+    assert command_line.main(given) == 2
     error = capsys.readouterr().err
     assert error.startswith("train.py: ") and WRONG[option] in error and error.count("\n") == 1
     assert not [*Path("new").glob("*")]
-
-
-def test_a_twin_is_exported_as_one(capsys):
-    assert command_line.main([*OPTIONS, "--causal", "--export=mine.safetensors"]) == 2
-    assert "-twin.safetensors" in capsys.readouterr().err
 
 
 def test_every_setting_is_an_option(capsys):
@@ -63,7 +58,7 @@ def test_every_setting_is_an_option(capsys):
 
 @pytest.mark.parametrize("preset", ["cuda", "included", "included-twin"])
 def test_a_preset_trains_at_reduced_size_and_exports(preset, text_file, tmp_path, capsys):
-    small = {**TINY, "steps": 5, "n_layers": 2, "save_every": 5, "eval_every": 5}
+    small = TINY | {"steps": 5, "n_layers": 2, "eval_every": 5}
     options = [f"--{n.replace('_', '-')}={v}" for n, v in small.items() if n != "compile"]
     path = tmp_path / f"{preset}.safetensors"
     options += ["--no-compile", f"--data={text_file}", f"--folder={tmp_path}", f"--export={path}"]
@@ -78,45 +73,46 @@ def test_a_preset_trains_at_reduced_size_and_exports(preset, text_file, tmp_path
     assert f"now: python sample_visual.py {full}" in capsys.readouterr().out
 
 
-RESULTS = {  # bounds at steps 100, 200 and 300, times the text was read: what is said
-    "a good run": ((1.7, 1.5, 1.52), 9, None),
-    "memorised": ((1.7, 1.5, 1.8), 9, "memorised the training text, read 9 times. Try --steps 200"),
-    "another kind": ((1.7, 1.5, 1.8), 0.3, "seems to be of another kind than the rest"),
-    "worse than none": ((9.0, 8.8, 8.5), 9, "More than 8 bits"),
+RESULTS = {  # bounds after 100, 200 and 300 steps, times the text was read, twin?: what is said
+    (1.7, 1.5, 1.52, 9, False): "at most 1.520 ± 0.010 bits per byte\nnow: ",
+    (1.7, 1.5, 1.52, 9, True): "validation 1.520 ± 0.010 bits per byte\nnow: ",
+    (1.7, 1.5, 1.8, 9, True): "memorised the training text, read 9 times. Try --steps 200",
+    (1.7, 1.5, 1.8, 0.3, False): "seems to be of another kind than the rest",
+    (9.0, 8.8, 8.5, 9, False): "More than 8 bits",
 }
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", RESULTS)
-def test_the_end_of_a_run_is_told_as_it_is(name, causal, capsys):
-    bounds, passes, message = RESULTS[name]
-    history = [
-        dict(step=100 * (i + 1), bpb=bpb, error=0.01, tokens=passes * 1000)
-        for i, bpb in enumerate(bounds)
-    ]
-    corpus = SimpleNamespace(train=range(1000))
-    rest = dict(path="x", step=300, seconds=60.0, config=tiny(causal=causal), corpus=corpus)
-    command_line.finish(SimpleNamespace(history=history, **rest), SimpleNamespace(export=None))
-    said = capsys.readouterr().out
-    assert f"{bounds[-1]:.3f} ± 0.010 bits per byte" in said and ("at most" in said) != causal
-    assert message in said if message else said.count("\n") == 2
+@pytest.mark.parametrize("result", RESULTS)
+def test_the_end_of_a_run_is_told_as_it_is(result, capsys):
+    *bounds, passes, causal = result
+    row = dict(error=0.01, tokens=passes * 1000)
+    history = [row | dict(step=100 * (i + 1), bpb=bpb) for i, bpb in enumerate(bounds)]
+    rest = dict(corpus=SimpleNamespace(train=range(1000)), config=tiny(causal=causal))
+    run = SimpleNamespace(path="x", step=300, seconds=60.0, history=history, **rest)
+    command_line.finish(run, SimpleNamespace(export=None))
+    assert RESULTS[result] in capsys.readouterr().out
 
 
-def test_a_short_text_gets_a_small_vocabulary_and_a_word_about_it(text_file, capsys):
-    config, _ = command_line.parse_arguments(["--preset=small", f"--data={text_file}"])
-    assert config.vocab_size == 512 and "512 tokens, not 8192" in capsys.readouterr().err
-    asked = ["--preset=small", f"--data={text_file}", "--vocab-size=700"]
-    assert command_line.parse_arguments(asked)[0].vocab_size == 700
-    assert capsys.readouterr().err == ""
-
-
-def test_more_processes_than_gpus_is_one_line(monkeypatch, capsys):
-    for name, value in dict(RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4").items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("hardware.pick_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert command_line.main(["--preset", "small"]) == 2
-    assert capsys.readouterr().err == "train.py: 4 processes, but 2 GPU(s): one process for each\n"
+def test_the_table_of_runs_has_what_differs_and_nothing_else(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [train(tiny(clip=n, steps=n), corpus, tmp_path) for n in (4, 6)]
+    metadata = runs[1].metadata()
+    for name, code in (("edited", "another"), ("kjv", "included")):  # kjv is not one's own
+        header = metadata | {"code": code, "history": []}
+        save_checkpoint(f"{name}.safetensors", runs[1].model, corpus.tokenizer, header)
+    rows, histories = differences(tmp_path)
+    first, second, third = (rows.pop(name) for name in [*(run.path.stem for run in runs), "edited"])
+    assert not rows and histories[runs[1].path.stem] == runs[1].history
+    assert {*first} == {"clip", "steps", "code", "bits per byte", "minutes", "parameters"}
+    assert [row["clip"] for row in (first, second, third)] == [4.0, 6.0, 6.0]
+    assert first["code"] == second["code"] != third["code"]
+    assert first["steps"] == "4 of 4" and first["parameters"] == third["parameters"]
+    last = runs[0].history[-1]
+    assert first["bits per byte"] == f"{last['bpb']:.3f} ± {last['error']:.3f}"
+    assert command_line.main(["--compare", f"--folder={tmp_path}"]) == 0
+    assert runs[0].path.stem in capsys.readouterr().out and Path("runs/compare.png").exists()
+    with pytest.raises(UserError, match="no checkpoint"):
+        differences(tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["kjv", "kjv-twin"])
@@ -132,3 +128,12 @@ def test_the_included_models_are_what_their_card_says(name):
     assert bpb == pytest.approx(metadata["bpb"], abs=4 * error)
     card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
     assert f"{metadata['bpb']:.3f}" in card and f"{metadata['parameters']:,}" in card
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch, capsys):
+    for name, value in dict(RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("hardware.pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert command_line.main(["--preset", "small"]) == 2
+    assert capsys.readouterr().err == "train.py: 4 processes, but 2 GPU(s): one process for each\n"
