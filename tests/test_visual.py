@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 os.environ["SDL_VIDEODRIVER"] = "dummy"
@@ -27,13 +28,23 @@ from conftest import make_model
 from files import UserError
 from mdlm.model import DiffusionTransformer
 from saving import save_checkpoint
-from visual.colors import THEMES, probability_color, readable_on, viridis
+from visual.colors import THEMES, mix, probability_color, readable_on, viridis
 from visual.controls import CHOICES, KEYS, VIEWS, State, advance, handle, on_event
 from visual.drawing import Fonts
 from visual.files import pictures, save, show_inline
 from visual.items import Layout, visible
 from visual.page import lay_out
-from visual.record import MASKED, SAMPLERS, Record, Settings, candidates, facts, pieces, race
+from visual.record import (
+    MASKED,
+    SAMPLERS,
+    Record,
+    Settings,
+    candidates,
+    facts,
+    pieces,
+    race,
+    record_trajectory,
+)
 from visual.terminal import play_in_terminal, text_frame
 from visual.typesetting import appearance, break_lines, in_text
 from visual.window import open_window, show
@@ -157,13 +168,19 @@ def test_a_prompt_is_texts_and_masks_without_spaces_before_them():
 
 def test_what_is_given_stays_and_gaps_are_filled_call_by_call():
     seen, start = [], waiting_record(MODEL, TOKENIZER, ASKED).texts
-    run = record_run(MODEL, TOKENIZER, ASKED, "a title", seen.append)
+    began = time.perf_counter()
+    run = record_run(
+        MODEL, TOKENIZER, ASKED, "", lambda live: seen.append(live) or time.sleep(0.02)
+    )
+    taken = time.perf_counter() - began
+    assert run.seconds < taken - 0.02 * len(seen)  # to show it is not the sampler's time
     given = TOKENIZER.encode("In the") + [MASKED] * 2 + TOKENIZER.encode(" God")
     assert start[0].tolist() == given + [MASKED] * (40 - len(given))
     for text in run.texts:
         assert (text == start)[start >= 0].all()
     assert run.masked(24) == 0 and ((run.since[-1] == 0) == (start[0] >= 0)).all()
     assert [live.n_steps for live in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1].change.tolist() == list(range(len(seen)))
     assert (seen[-1].texts == run.texts[:-1]).all() and all(live.live for live in seen)
     twin = record_run(TWIN, TOKENIZER, ASKED)  # from left to right, a call for each token
     steps = [0 if token >= 0 else i for i, token in enumerate(start[0], 1)]
@@ -173,15 +190,18 @@ def test_what_is_given_stays_and_gaps_are_filled_call_by_call():
 def test_a_race_runs_on_the_clock_of_its_seconds():
     calls = np.array([0, 0, 1, 2, 2, 3, 4, 4, 4])  # four network calls of half a second each
     first = replace(made_up("abcdefgh", step=[2, 3, 3, 5, 5, 6, 6, 6]), seconds=2.0, calls=calls)
-    both = race(first, made_up("abcdefgh", step=[1, 2, 3, 4, 5, 6, 7, 8]))
+    second = made_up("abcdefgh", step=[1, 2, 3, 4, 5, 6, 7, 8])  # eight, 0.09375 seconds each
+    both = race(first, replace(second, seconds=0.75))
     for now, masks, done in [
-        (0.0, [8, 8], ["0", "0"]), (0.3, [8, 6], ["0", "2"]), (0.6, [7, 4], ["1", "4"]),
-        (1.1, [5, 0], ["2", "8"]), (2.0, [0, 0], ["4", "8"]),
+        (0.0, [8, 8], ["0", "0"]), (0.0925, [8, 8], ["0", "0"]), (0.3, [8, 5], ["0", "3"]),
+        (0.6, [7, 2], ["1", "6"]), (1.1, [5, 0], ["2", "8"]), (2.0, [0, 0], ["4", "8"]),
     ]:  # fmt: skip
         at = now / 2.0 * both.n_steps
         assert [lane.masked(at) for lane in both.lanes] == masks
         assert [dict(facts(both, lane, at))["network calls"] for lane in both.lanes] == done
-    assert [dict(facts(both, lane, at))["seconds"] for lane in both.lanes] == ["2.00", "1.00"]
+    assert [dict(facts(both, lane, at))["seconds"] for lane in both.lanes] == ["2.00", "0.75"]
+    quick = race(first, replace(second, seconds=0.01)).twin  # all of it in a few ticks
+    assert quick.masked(0) == 8 and quick.masked(quick.n_steps) == 0
 
 
 # -- layout
@@ -222,6 +242,8 @@ def test_nothing_overlaps_and_nothing_is_outside(tokens, width, height, data):
     places = [item[1:5] for item in page.items if item.token is not None]
     start = lay_out(run, replace(state, at=0, view="text"), size, RULER)
     assert places == [item[1:5] for item in start.items if item.token is not None]  # none moves
+    commands = {item.command.partition(" ")[0] for item in page.items}
+    assert state.controls or commands <= {"", "view", "timeline"}
     if min(size) > 600:  # all the text is there
         shown = {item.token for item in page.items} - {None}
         assert shown == set(range(len(tokens) * len(run.lanes)))
@@ -246,6 +268,7 @@ def test_lines_break_between_words_and_at_line_breaks():
     assert [s.gap for s in spots] == [True, False, True, False, True]
     spots, _ = break_lines([" aaaa", " bb", "bb"], 40, RULER, 10)
     assert [s.line for s in spots] == [0, 1, 1]  # a word of two tokens is not torn apart
+    assert [s.x for s in spots] == [0, 0, 12]  # no space begins a line
 
 
 @pytest.mark.parametrize("size", [(200, 200), (361, 259), (640, 480), (1601, 999)])
@@ -284,6 +307,8 @@ def test_colours_can_be_read(theme):
     for k in scale:
         assert contrast(probability_color(k, theme), theme.page) >= 4.5
         assert contrast(readable_on(viridis(k)), viridis(k)) >= 4.3
+    colors = [probability_color(p, theme) for p in (0, 0.05, 0.2, 1)]  # most draws are below 0.2
+    assert min(sum(map(abs, np.subtract(a, b))) for a, b in pairwise(colors)) > 30
     light = [luminance(viridis(k)) for k in scale]
     assert light == sorted(light)  # it also works for whoever sees no colour
 
@@ -300,6 +325,8 @@ def test_tokens_show_what_happened():
         if 0 < since < T:
             assert appearance(RECORD, i, since, "text", DARK)[2] not in (None, DARK.mask)
             assert appearance(RECORD, i, T, "order", DARK)[2] == viridis(since / T)
+            glow = appearance(RECORD, i, since + T / 32, "text", DARK)[2]  # half of its time
+            assert glow == mix(DARK.page, DARK.accent, 0.55 / 4) or since + T / 32 >= T
     texts = np.array([[0, MASKED], [1, MASKED], [0, 1]])  # " two" stands where " one" will be
     run = replace(made_up([" one", " two"], 40), texts=texts, change=np.array([0, 1, 40]))
     assert appearance(run, 0, 30, "text", DARK) == ("two", DARK.faint, None)
@@ -381,13 +408,18 @@ def test_the_mouse_reaches_everything(size):
     wanted |= {f"{verb} {name}" for verb in ("less", "more") for name in CHOICES}
     assert set(items) == wanted
 
-    def click(item, button=1):
+    def click(item, button=1, s=s, page=page):
         middle = item.x + item.w / 2, item.y + item.h / 2
         return after(s, mouse(*middle, pygame.MOUSEBUTTONDOWN, button), page=page)
 
     for command, item in items.items():
         assert replace(click(item), mouse=None) == handle(s, command, RECORD), command
         assert replace(click(item, button=3), mouse=None) == s
+    helped = replace(s, help=True)  # which covers everything
+    closed = click(items["theme"], s=helped, page=lay_out(RECORD, helped, size, RULER))
+    assert replace(closed, mouse=None) == s
+    full, done = (t for t in page.items if t.kind == "box" and t.h < 5 and line.y < t.y)
+    assert done.x == full.x == line.x and done.w == full.w == line.w  # all is done
     s = click(line)
     assert s.dragging and s.at == pytest.approx(12, abs=0.1) and not s.playing
     s = after(s, mouse(9999, 0), page=page)
@@ -429,6 +461,8 @@ def test_a_run_plays_to_its_end_and_starts_again():
     for _ in range(9 * 60):
         s = advance(s, RECORD, 1 / 60)
     assert s.at == RECORD.n_steps and not s.playing
+    fast = advance(State(speed=2.0), RECORD, 1.0)
+    assert fast.at == 2 * advance(State(), RECORD, 1.0).at > 0
     again = handle(s, "play", RECORD)
     assert again.playing and again.at == 0
 
@@ -527,6 +561,7 @@ def test_fonts_measure_what_they_draw():
         for size in (20, 9, 40):
             width = fonts.image(visible(text), size, (9, 9, 9)).get_width()
             assert width == max(1, fonts.width(visible(text), size))
+    assert all(len(fonts.parts(text)) == 1 for text in ("e\u0301", "👨\u200d👩", "❤\ufe0f"))
 
 
 def test_files(tmp_path, monkeypatch):
@@ -536,6 +571,8 @@ def test_files(tmp_path, monkeypatch):
     gif, sheet, half = (Image.open(tmp_path / name) for name in ("a.gif", "a.png", "b.png"))
     assert half.tobytes() == next(pictures(RECORD, state, size, [0.5])).tobytes()
     moments = list(pictures(RECORD, state, size, np.linspace(0, 1, 6)))
+    other = list(pictures(RECORD, replace(state, speed=4.0, picked=2), size, np.linspace(0, 1, 6)))
+    assert [a.tobytes() for a in moments] == [b.tobytes() for b in other]  # a file has no controls
     for i, moment in enumerate(moments):
         x, y = i % 2 * 401, i // 2 * 301
         assert sheet.crop((x, y, x + 401, y + 301)).tobytes() == moment.tobytes()
@@ -552,10 +589,12 @@ def test_files(tmp_path, monkeypatch):
 
 def test_inline_in_a_notebook():
     masks = torch.full((2, 40), TOKENIZER.mask_id)
+    masks[0, 3:] = 7
     made = mdlm.sampling.sample(MODEL, masks, 8, generator=torch.Generator().manual_seed(0))
     first, second = (show_inline(made, TOKENIZER, row=i, size=(300, 200)) for i in (0, 1))
     assert Image.open(io.BytesIO(first.data)).size == (300, 200) and first.data != second.data
     assert second.alt == TOKENIZER.decode(made.tokens[1].tolist())
+    assert record_trajectory(made, TOKENIZER, row=1).calls[-1] == made.calls[1].sum()
 
 
 def test_the_terminal(monkeypatch):

@@ -41,8 +41,7 @@ class Record:
     texts: np.ndarray  # (S, L) the token ids after those steps; MASKED where there is none
     calls: np.ndarray  # (T + 1,) network calls made up to each step
     probability: np.ndarray | None = None  # (L,) of each last token when it was drawn (given: 1)
-    predictions: dict = field(default_factory=dict)  # the texts that the network saw, as bytes: a
-    # function () -> ids and probabilities of the best tokens at the M masks, (M, K) each
+    predictions: dict = field(default_factory=dict)  # see `candidates`
     title: str = ""
     seconds: float = 0.0  # what sampling took
     live: bool = False  # still being sampled: a step is a network call, and the end is not known
@@ -73,7 +72,7 @@ class Record:
         return int((self.texts[self.row(at)] == MASKED).sum())
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def pieces(record, row):
     """(L,) what each token of that text shows; "·" if it ends within a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -85,7 +84,9 @@ def pieces(record, row):
 def candidates(record, i, at):
     """What the model would put at the mask at place i after `at` steps: (name, probability) pairs.
 
-    The best first; none where the network was not run on that text.
+    The best first; none where the network was not run on that text. `record.predictions` maps each
+    text that the network saw, as bytes, to a function without arguments. It returns the ids and
+    probabilities of the best tokens at the text's M masks, (M, K) each.
     """
     text = record.texts[record.row(at)]
     if text[i] != MASKED or text.tobytes() not in record.predictions:

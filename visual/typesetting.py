@@ -118,8 +118,8 @@ def appearance(record, i, at, view, theme):
         for name, p in best:
             return in_text(name), certainty_color(p, theme), theme.mask
         return "", theme.ink, theme.mask
-    piece = pieces(record, row)[i]  # another than at the end before a remasking, or a character's
-    text = None if piece == pieces(record, -1)[i] else in_text(piece)  # other tokens are there
+    piece = pieces(record, row)[i]  # differs if it is remasked later, or its character incomplete
+    text = None if piece == pieces(record, -1)[i] else in_text(piece)
     fresh = freshness(record, i, at)
     paper = mix(theme.page, theme.accent, 0.55 * fresh) if fresh > 0.01 else None
     if since == 0 or record.live:
