@@ -28,7 +28,7 @@ SMALLER = {  # what a reader writes, and instead of what, in the cells that are 
     "steps = 128": "steps = 8",
     "comparison_steps = [8, 32]": "comparison_steps = [4]",
     "n_samples = 3": "n_samples = 1",
-    "n_samples = 16": "n_samples = 2",
+    "n_samples = 16": "n_samples = 8",
     "train_own = False": "train_own = True",
 }
 
