@@ -6,11 +6,30 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from exercises import exercises, solutions, test_answers
 from exercises.test_answers import *  # noqa: F403
-from mdlm.sampling import fill, sample
+
+SOURCE = Path(solutions.__file__).read_text(encoding="utf-8")
+NAMES = [name for name, f in vars(solutions).items() if callable(f) and name != "fill"]
+MISTAKES = [  # which test finds it, what stands in solutions.py, and what is wrong instead
+    ("test_1_cubic_schedule", " / (1 - (1 - t) ** 3)", ""),
+    ("test_2_expected_calls", "alpha.diff()", "alpha.diff().mean().expand(len(alpha) - 1)"),
+    ("test_3_drop_improbable", "    keep.scatter_(-1, p.argmax(dim=-1, keepdim=True), True)\n", ""),
+    ("test_3_drop_improbable", "    return p / p.sum(dim=-1, keepdim=True)", "    return p"),
+    ("test_4_bound_from_counts", "mean_nats.sum()", "mean_nats.mean() * len(mean_nats) / 2"),
+    ("test_5_mixture_nats", "-(torch.logsumexp(-nats, dim=0)", "-((-nats).exp().sum().log()"),
+    ("test_6_left_to_right", "where[:, place] = z[:, place] ==", "where[:] = z =="),
+    ("test_7_in_blocks", "in_block[:, start : start + block]", "in_block[:]"),
+    ("test_7_steps_count_in_every_block_and_given_tokens_stay", "range(steps)",
+     "range(1 if start else steps)"),
+    ("test_8_correct", "place = torch.randint(z.shape[1], (len(z),), generator=generator)",
+     "place = 0"),
+]  # fmt: skip
+
+
+def unwritten(*_):
+    raise NotImplementedError
 
 
 @pytest.fixture
@@ -18,88 +37,21 @@ def answers():
     return solutions
 
 
-def same_places(model, z, n, generator):
-    """A corrector that redraws the same place in every text."""
-    for _ in range(n):
-        where = torch.zeros_like(z, dtype=torch.bool)
-        where[:, 0] = True
-        z = torch.where(where, model.mask_id, z)
-        fill(model, z, where, 0.5, torch.rand(z.shape, generator=generator).double())
-    return z
-
-
-def later_blocks_at_once(model, z, block, steps, generator):
-    """Takes several steps in the first block only."""
-    z, u = z.clone(), torch.rand(z.shape, generator=generator).double()
-    for start in range(0, z.shape[1], block):
-        n = steps if start == 0 else 1
-        for i in range(n):
-            coin = torch.rand(z.shape, generator=generator) < 1 / (n - i)
-            where = (z == model.mask_id) & coin
-            where[:, :start], where[:, start + block :] = False, False
-            if where.any():
-                fill(model, z, where, 0.5, u)
-    return z
-
-
-def given_tokens_last(model, z, generator):
-    """Fills a page of masks, and writes each given token in when its turn has come."""
-    u, text = torch.rand(z.shape, generator=generator).double(), torch.full_like(z, model.mask_id)
-    for place in range(z.shape[1]):
-        where = torch.zeros_like(z, dtype=torch.bool)
-        where[:, place] = True
-        fill(model, text, where, 0.5, u)
-        text[:, place] = torch.where(z[:, place] == model.mask_id, text[:, place], z[:, place])
-    return text
-
-
-def unwritten(*_):
-    raise NotImplementedError
-
-
-NAMES = [name for name, f in vars(solutions).items() if callable(f) and name != "fill"]
-MISTAKES = {
-    "test_1_cubic_schedule": dict(weight_cubic=lambda t: 3 * (1 - t) ** 2),
-    "test_2_expected_calls": dict(
-        expected_calls=lambda n, alpha: (len(alpha) - 1) * (1 - (1 - 1 / (len(alpha) - 1)) ** n)
-    ),
-    "test_3_drop_improbable": dict(drop_improbable=lambda p, e: torch.where(p < e, 0.0, p)),
-    "test_4_bound_from_counts": dict(bound_from_counts=lambda m: m.mean() * len(m) / 2),
-    "test_5_mixture_nats": dict(mixture_nats=lambda nats: -(-nats).exp().mean().log()),
-    "test_6_left_to_right": dict(left_to_right=lambda m, z, g: sample(m, z, 3, g).tokens),
-    "test_7_in_blocks": dict(in_blocks=lambda m, z, b, s, g: sample(m, z, s, g).tokens),
-    "test_7_steps_count_in_every_block_and_given_tokens_stay": dict(in_blocks=later_blocks_at_once),
-    "test_8_correct": dict(correct=same_places),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_found(name):
-    wrong = SimpleNamespace(**{**vars(solutions), **MISTAKES[name]})
-    test = getattr(test_answers, name)
-    arguments = (2, 4) if "blocks" in name else ()
+@pytest.mark.parametrize(("name", "right", "wrong"), MISTAKES)
+def test_a_mistake_is_found_and_what_is_unwritten_is_skipped(name, right, wrong):
+    assert SOURCE.count(right) == 1
+    test, arguments, mistaken = getattr(test_answers, name), (2, 4) * ("in_blocks" in name), {}
+    exec(SOURCE.replace(right, wrong), mistaken)
     with pytest.raises((AssertionError, RuntimeError, ValueError)):
-        test(wrong, *arguments)
-
-
-def test_given_tokens_must_be_seen_from_the_first_call_on():
-    with pytest.raises(AssertionError):
-        test_answers.test_6_left_to_right(SimpleNamespace(left_to_right=given_tokens_last))
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_the_unwritten_is_skipped(name):
-    test, arguments = getattr(test_answers, name), (2, 4) if "blocks" in name else ()
+        test(SimpleNamespace(**mistaken), *arguments)
     with pytest.raises(pytest.skip.Exception):
-        test(test_answers.Answers(SimpleNamespace(**dict.fromkeys(NAMES, unwritten))), *arguments)
+        empty = SimpleNamespace(**dict.fromkeys(NAMES, unwritten))
+        test(test_answers.Answers(empty), *arguments)
 
 
-def test_every_exercise_is_in_the_list():
+def test_every_exercise_is_in_the_list_and_learners_find_its_tests():
     listed = Path(exercises.__file__).with_name("README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in listed and hasattr(exercises, name) for name in NAMES)
-
-
-def test_the_command_that_learners_give_finds_the_tests():
     command = [sys.executable, "-m", "pytest", "exercises", "--collect-only", "-q"]
     root = Path(exercises.__file__).parent.parent
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

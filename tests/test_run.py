@@ -84,24 +84,17 @@ def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
 
 
 def test_what_only_a_running_notebook_shows_is_taken_out(tmp_path):
-    bar, warning, one, two = (
-        nbformat.v4.new_output("stream", name=name, text=text)
-        for name, text in (
-            ("stderr", "\r50%\r   \r"),
-            ("stderr", "a warning\n"),
-            *2 * [("stdout", "x\n")],
-        )
-    )
-    slider = nbformat.v4.new_output("display_data", {run.WIDGET: {}})
-    outputs = [one, bar, two, slider], [warning]
+    stream = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)  # noqa: E731
+    bars = [stream("stderr", "\r50%\n\rinner\x1b[A\r   "), stream("stderr", "\n\r     \x1b[A\r")]
+    slider, warning = nbformat.v4.new_output("display_data", {run.WIDGET: {}}), "a warning\n"
+    text = stream("stdout", "x\n")
+    outputs = [text, bars[0], text, slider, bars[1]], [stream("stderr", warning)]
     cells = [nbformat.v4.new_code_cell(outputs=some, metadata={"papermill": 1}) for some in outputs]
     path = tmp_path / "some.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"widgets": 1}), path)
     run.tidy(path)
     notebook = nbformat.read(path, 4)
-    assert [[output.text for output in cell.outputs] for cell in notebook.cells] == [
-        ["x\nx\n"], ["a warning\n"],
-    ]  # fmt: skip
+    assert [[o.text for o in cell.outputs] for cell in notebook.cells] == [["x\nx\n"], [warning]]
     assert "widgets" not in notebook.metadata and notebook.cells[0].metadata == {}
 
 
