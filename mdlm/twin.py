@@ -5,8 +5,6 @@ __all__ = ['step_with_cache', 'cache_error', 'sample_twin', 'nats_along']
 
 # %% ../twin.ipynb #5672eb21
 # The autoregressive twin: the same network, sampled from left to right.
-import copy
-
 import torch
 import torch.nn.functional as F
 
@@ -33,7 +31,9 @@ def step_with_cache(model, token, position, cache):
 @torch.no_grad()
 def cache_error(model, length=8):
     """The largest difference that the cache makes to a logit, over `length` tokens."""
-    model = copy.deepcopy(model).to("cpu", torch.float64)
+    original, model = model, type(model)(model.config)  # a fresh one: nobody watches it
+    model.load_state_dict(original.state_dict())
+    model = model.to(torch.float64).eval()
     ids = torch.arange(min(length, model.config.context))[None] * 7919 % model.mask_id  # (1, L)
     at_once, cache = model.head(model.features(ids))[0], {}  # (L, V - 1)
     steps = [step_with_cache(model, token, i, cache) for i, token in enumerate(ids.T)]

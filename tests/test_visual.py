@@ -47,7 +47,7 @@ from visual.record import (
 )
 from visual.terminal import play_in_terminal, text_frame
 from visual.typesetting import appearance, break_lines, in_text
-from visual.window import open_window, show
+from visual.window import find_display, open_window, show
 from visual.worker import CANDIDATES, Worker, parse_prompt, record_run, waiting_record
 
 DARK = THEMES["dark"]
@@ -492,10 +492,10 @@ def work(asked, model=MODEL, twin=None):
 def test_the_window_samples_and_plays_and_draws_only_what_has_changed(window, twin, monkeypatch):
     drawn, worker = [], work(ASKED, twin=twin)
     assert worker.record.live  # something to see at once
-    state = State(settings=ASKED, view="prediction")
+    state = State(settings=ASKED, view="prediction", playing=False, at=24.0)
     state = show_until(window, worker, state, lambda: not (worker.record.live or worker.busy))
     assert worker.record.settings == ASKED and worker.record.title == "title"
-    assert state.message == state.busy == ""
+    assert state.message == state.busy == "" and state.playing and state.at < 24
     monkeypatch.setattr("visual.window.lay_out", lambda *a: drawn.append(a) or lay_out(*a))
     end = time.monotonic() + 1
     show_until(window, worker, State(playing=False), lambda: time.monotonic() > end)
@@ -629,6 +629,8 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert sample_visual.main([*asked, "--text"]) == 0
     out = capsys.readouterr()
     assert out.out.startswith(f"{checkpoint}: 0.0 million parameters\nstep 0/6") and out.err == ""
+    masks = 40 - len(TOKENIZER.encode("In the"))  # the text is as long as the context
+    assert f"masked {masks}  network calls 0" in out.out and out.out.count("masked") == 5
     assert sample_visual.main([*asked, "--race", "--save", gif, "--size", "300x200"]) == 0
     assert Image.open(gif).size == (300, 200)
     other = str(tmp_path / "other-twin.safetensors")
@@ -687,6 +689,8 @@ def test_mistakes_get_one_line(checkpoint, capsys, line):
 def test_without_a_display_one_line_names_the_other_ways(monkeypatch, capsys, driver):
     for name, value in (("SDL_VIDEODRIVER", driver), ("DISPLAY", driver), ("WAYLAND_DISPLAY", "")):
         monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="no display"):
+        find_display()
     assert sample_visual.main([]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "no display" in error and "--save" in error
+    assert error.count("\n") == 1 and "--save" in error and "--text" in error

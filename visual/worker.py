@@ -14,7 +14,7 @@ import torch
 import mdlm.sampling
 from files import UserError
 from mdlm.sampling import adjust, template
-from mdlm.twin import sample_twin
+from mdlm.twin import cache_error, sample_twin
 from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, race, record_trajectory
 
 CANDIDATES = 5  # tokens kept of what the model predicts at each mask
@@ -54,6 +54,8 @@ def record_run(model, tokenizer, settings, title="", publish=lambda record: None
     def watched(z, *more, **options):  # stands in for model.features: (B, L) -> (B, L, C)
         nonlocal live, lost
         h, start = features(z, *more, **options), time.perf_counter()
+        if z.shape[1] != settings.length:  # a sampler that looks at a part of the text
+            return h
         text, calls = z[0].cpu().numpy(), int(live.calls[-1]) + 1
         text = np.where(text == tokenizer.mask_id, MASKED, text)
         if (text != live.texts[-1]).any():
@@ -71,17 +73,19 @@ def record_run(model, tokenizer, settings, title="", publish=lambda record: None
         top_p=settings.top_p,
         generator=torch.Generator().manual_seed(settings.seed),
     )
-    model.features = watched
     try:
         start = time.perf_counter()
         if model.config.causal:
+            cache_error(model)  # sample_twin begins with this check, which is no part of writing
+            lost = 2 * (time.perf_counter() - start)
             trajectory = sample_twin(model, z, **options)
         else:
+            model.features = watched
             sampler = getattr(mdlm.sampling, SAMPLERS[settings.sampler])
             trajectory = sampler(model, z, settings.steps, **options)
         seconds = time.perf_counter() - start - lost
     finally:
-        del model.features
+        vars(model).pop("features", None)
     rest = dict(title=title, seconds=seconds, predictions=live.predictions)
     return record_trajectory(trajectory, tokenizer, settings, **rest)
 
