@@ -12,7 +12,7 @@ import corpus as module
 import train as command_line
 from bpe_tokenizer import BPETokenizer
 from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
-from conftest import OPTIONS, TEXT, tiny
+from conftest import TEXT, tiny
 from files import UserError
 
 
@@ -30,13 +30,6 @@ def test_a_download_that_fails_or_brings_something_else_gets_one_line(tmp_path, 
         assert not list(tmp_path.iterdir())
     (tmp_path / "shakespeare.txt").write_text("To be", encoding="utf-8")  # saved by hand
     assert module.load_text("shakespeare", tmp_path) == "To be"
-
-
-def test_the_default_text_comes_without_a_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(urllib.request, "urlopen", None)
-    text = module.load_text("kjv", tmp_path)
-    assert 4_000_000 < len(text) < 4_300_000 and text == module.load_text("kjv", tmp_path)
-    assert "[" not in text and "In the beginning God created" in text[:300]
 
 
 def test_the_two_parts_are_the_text_and_figures_are_per_byte_of_utf8():
@@ -66,9 +59,9 @@ def test_windows_are_pieces_of_the_text_and_cover_it():
 
 @pytest.mark.parametrize("place", [10, -10])
 def test_a_checkpoint_is_not_measured_on_a_text_that_has_changed(place, text_file):
-    given = tiny(corpus=str(text_file), vocab_size=400)
-    corpus, config = module.prepare_corpus(given)
-    assert config == replace(given, vocab_size=corpus.tokenizer.vocab_size)
+    given = tiny(corpus=str(text_file), vocab_size=9999)
+    corpus, config = module.prepare_corpus(given)  # the text runs out of pairs to merge
+    assert config == replace(given, vocab_size=corpus.tokenizer.vocab_size) != given
     metadata = {"text": corpus.digest()}
     same = module.corpus_of(config, corpus.tokenizer, metadata)
     assert same.digest() == corpus.digest() and same.val.tolist() == corpus.val.tolist()
@@ -85,26 +78,3 @@ def test_a_short_text_gets_a_small_vocabulary_and_a_word_about_it(text_file, cap
     assert "512 tokens, not 8192" in capsys.readouterr().err
     assert command_line.parse_arguments([*asked, "--vocab-size=700"])[0].vocab_size == 700
     assert capsys.readouterr().err == ""
-
-
-TEXTS = {  # name: (content, a part of the answer, or None where it simply works)
-    "one word": (b"word", "too short"),
-    "latin-1": ("l\xe0 ".encode("latin-1") * 99, "not UTF-8 at byte"),
-    "crlf": (TEXT.replace("\n", "\r\n").encode("utf-8-sig"), None),
-    "one character": (b"a" * 200_000, None),
-    "emoji": (("\U0001f642 \u4f60\u597d " * 3000).encode(), None),
-}
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_any_text_trains_or_says_why_not(name, tmp_path, capsys):
-    content, message = TEXTS[name]
-    (tmp_path / "text.txt").write_bytes(content)
-    options = [*OPTIONS, "--steps=2", f"--data={tmp_path / 'text.txt'}"]
-    code = command_line.main([*options, f"--folder={tmp_path / 'new'}"])
-    error = capsys.readouterr().err
-    if message is None:
-        assert code == 0 and list((tmp_path / "new").glob("*.safetensors"))
-    else:
-        assert code == 2 and message in error and error.count("\n") == 1
-        assert not (tmp_path / "new").exists()

@@ -63,12 +63,3 @@ def test_a_compiler_that_fails_costs_one_line_and_nothing_else(monkeypatch, caps
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "g++: internal error" in said
     model(torch.zeros(1, 16, dtype=torch.long))
-
-
-def test_parts_cover_a_batch_and_each_has_its_own_random_numbers():
-    x, t, covered, drawn = torch.arange(7)[:, None], torch.arange(7.0), [], []
-    for x_part, t_part, noise in hardware.Hardware(torch.device("cpu")).parts(x, t, 3, 5):
-        assert x_part[:, 0].tolist() == t_part.tolist()
-        covered += t_part.tolist()
-        drawn += torch.rand(1).tolist() + torch.rand(1, generator=noise).tolist()
-    assert covered == t.tolist() and len({*drawn}) == len(drawn) == 2 * 3

@@ -14,21 +14,6 @@ def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("size", [5.0, 0.001])
-def test_a_norm_divides_by_the_root_mean_square(size):
-    norm, x = network.RMSNorm(8), size * noise(3, 8)
-    norm.scale.data = noise(8, seed=1)
-    expected = x / (x.pow(2).mean(dim=-1, keepdim=True) + 1e-6).sqrt() * norm.scale
-    torch.testing.assert_close(norm(x), expected)
-
-
-def test_a_gate_decides_what_passes():
-    layer, x = network.SwiGLU(32), noise(5, 32)
-    gate, up = (layer.gate_up.weight @ x.T).split(128)  # 8/3 of 32, up to a multiple of 64
-    expected = (layer.down.weight @ (gate * torch.sigmoid(gate) * up)).T
-    torch.testing.assert_close(layer(x), expected)
-
-
 def test_scores_depend_on_distance_and_no_position_changes_a_length():
     cos, sin = network.rope_tables(32, 16)
     q, k = (network.rotate(x.expand(32, 16), cos, sin) for x in noise(2, 16))

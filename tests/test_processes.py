@@ -1,14 +1,13 @@
 """Several processes train what one would: same losses, same weights, same figures, same files."""
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -19,13 +18,13 @@ from saving import load_checkpoint, load_state
 
 # train.py as it is, but in float32 everywhere: only the order of the sums may differ; and so slow,
 # if asked to be, that we are in time for whatever is to happen to it
-IN_FLOAT32 = """
+SCRIPT = """
 import os, sys, time
 import hardware, train
 hardware.cpu_has_bfloat16 = lambda: False
 usual = hardware.Hardware.parts
 hardware.Hardware.parts = lambda *given: (time.sleep(float(os.environ["PAUSE"])), usual(*given))[1]
-code = train.main()
+code = train.main([option.replace("RANK", os.environ.get("RANK", "")) for option in sys.argv[1:]])
 sys.stdout.flush(), sys.stderr.flush()
 os._exit(code)
 """
@@ -34,38 +33,23 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(folders, *options, pause=0.0, torchrun=False):
-    """A process for each folder, which it is to write to (all in one, usually)."""
-    folders[0].mkdir(exist_ok=True, parents=True)
-    script, text, n = folders[0] / "script.py", folders[0] / "text.txt", str(len(folders))
-    script.write_text(IN_FLOAT32, encoding="utf-8")
-    text.write_text(TEXT, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = str(Path(train.__file__).parent)
-    environment = os.environ | dict(CUDA_VISIBLE_DEVICES="", PAUSE=str(pause), PYTHONPATH=root)
+def start(folder, n, *options, pause=0.0):
+    """n processes that train in a folder."""
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+    command = [sys.executable, *(several if n > 1 else []), folder / "script.py", *OPTIONS]
+    command += ["--accumulation=3", "--dropout=0.1", "--steps=24", f"--data={folder}/text.txt"]
+    own = dict(CUDA_VISIBLE_DEVICES="", PAUSE=str(pause), PYTHONPATH=Path(train.__file__).parent)
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    command = [str(script), *OPTIONS, "--accumulation=3", "--dropout=0.1", "--steps=24"]
-    command += [f"--data={text}", *options]
-    prefixes = [[sys.executable]] * len(folders)
-    if torchrun:
-        run = ["-m", "torch.distributed.run", f"--nproc-per-node={n}", f"--master-port={port}"]
-        prefixes = [[sys.executable, *run]]
-    processes = []
-    for rank, prefix in enumerate(prefixes):
-        if len(prefixes) > 1:  # what torchrun would do
-            environment |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=n)
-            environment |= dict(LOCAL_WORLD_SIZE=n, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        own = [*prefix, *command, f"--folder={folders[rank]}"]
-        processes.append(subprocess.Popen(own, env=environment, **pipes))
-    return processes
+    given = [*command, f"--folder={folder}", *options]
+    return subprocess.Popen(list(map(str, given)), env=os.environ | own, **pipes)
 
 
-def end(processes):
-    """(all that they print, their exit codes)"""
-    out = "".join(process.communicate(timeout=300)[0] for process in processes)
-    return out, [process.returncode for process in processes]
+def end(process):
+    """(all that was printed, whether it went well)"""
+    return process.communicate(timeout=300)[0], process.returncode == 0
 
 
 def finished(folder):
@@ -77,8 +61,8 @@ def finished(folder):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    out, codes = end(start([folder]))
-    assert codes == [0], out
+    out, went_well = end(start(folder, 1))
+    assert went_well, out
     return folder
 
 
@@ -88,46 +72,44 @@ def assert_same(folder, other):
 
 
 def test_two_processes_do_what_one_does(alone, tmp_path):
-    out, codes = end(start([tmp_path] * 2, torchrun=True))
-    assert codes == [0], out
+    out, went_well = end(start(tmp_path, 2))
+    assert went_well, out
     assert out.count("bits per byte\n") == 1 and out.count("tokens to train on") == 1
     assert_same(tmp_path, alone)
 
 
 def two_workers(folder):
-    """Two slow processes, as soon as they have saved something."""
-    processes, limit = start([folder] * 2, "--save-every=2", pause=0.3), time.monotonic() + 300
+    """What started two slow processes, and these, as soon as they have saved something."""
+    process, limit = start(folder, 2, "--save-every=2", pause=0.3), time.monotonic() + 300
     while not list(folder.glob("*.resume.pt")):
-        assert processes[0].poll() is None and time.monotonic() < limit
+        assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.01)
-    return processes
+    return process, psutil.Process(process.pid).children()
 
 
 def test_when_one_is_killed_all_end_and_one_goes_on(alone, tmp_path):
-    processes = two_workers(tmp_path)
-    processes[1].kill()
-    out, codes = end(processes)
-    assert 0 not in codes, out
+    process, workers = two_workers(tmp_path)
+    workers[1].kill()
+    assert not end(process)[1]
     load_checkpoint(next(tmp_path.glob("*.safetensors")), DiffusionTransformer)  # usable
-    out, codes = end(start([tmp_path], "--save-every=2"))  # another number of processes
-    assert codes == [0] and "from step" in out, out
+    out, went_well = end(start(tmp_path, 1, "--save-every=2"))  # another number of processes
+    assert went_well and "from step" in out, out
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one process")
 def test_when_one_is_asked_to_stop_all_stop(tmp_path):
-    processes = two_workers(tmp_path)
-    processes[1].send_signal(signal.SIGINT)
-    out, codes = end(processes)
-    assert out.count("and saved: run again to go on") == 1 and codes == [2, 2]
+    process, workers = two_workers(tmp_path)
+    workers[1].send_signal(signal.SIGINT)
+    out = end(process)[0]
     step = load_state(next(tmp_path.glob("*.resume.pt")))["step"]
-    assert f"stopped at step {step} of 24" in out
+    assert out.count(f"stopped at step {step} of 24, and saved: run again to go on") == 1
 
 
-def test_processes_that_cannot_work_together_are_told_so_in_one_line(alone, tmp_path):
-    out, codes = end(start([tmp_path / "many"] * 2, "--accumulation=1"))
-    assert codes == [2, 2] and out.count("set accumulation to 2") == 1 == out.count("\n") - 1
-    shutil.copytree(alone, tmp_path / "one")  # a run that is finished, but only one of them sees
-    same = f"--data={alone / 'text.txt'}"
-    out, codes = end(start([tmp_path / "one", tmp_path / "other"], same))
-    assert codes == [2, 2] and out.count("share that folder") == 1
+def test_processes_that_cannot_work_together_are_told_so_in_one_line(tmp_path):
+    out, went_well = end(start(tmp_path, 2, "--accumulation=1"))
+    assert not went_well and out.count("set accumulation to 2") == 1
+    folders = tmp_path / "of0", tmp_path / "of1"  # the first sees a run that is finished
+    assert end(start(tmp_path, 1, f"--folder={folders[0]}"))[1]
+    out, went_well = end(start(tmp_path, 2, f"--folder={tmp_path}/ofRANK"))
+    assert not went_well and out.count("share that folder") == 1

@@ -47,12 +47,6 @@ def test_an_environment_whose_python_is_gone_is_made_anew(no_environment):
     subprocess.run([run.environment_python(), "-m", "pip", "--version"], check=True)
 
 
-def test_an_environment_that_cannot_be_made_gets_one_line(no_environment):
-    (no_environment / ".venv").write_text("a file")
-    with pytest.raises(SystemExit, match=r"\.venv: cannot be made \([^\n]*\)$"):
-        run.environment_python()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
 def test_ctrl_c_reaches_what_runs_in_the_notebook(tmp_path):
     """And the program waits until that has saved its work, and says in one line how it ended."""

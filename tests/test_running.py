@@ -19,7 +19,7 @@ from hardware import Hardware
 from mdlm import training
 from mdlm.model import DiffusionTransformer
 from mdlm.training import train
-from running import make_watch, memory_is_full, stop_button
+from running import make_watch, memory_is_full
 from saving import load_checkpoint, load_state
 
 NOISE = 1e-3 if torch.cuda.is_available() else 0.0  # a CPU comes to the same, bit for bit
@@ -197,14 +197,6 @@ def test_a_run_begins_by_trying_to_write_and_removes_what_a_killed_one_left(corp
     assert not left.exists() and other.exists()
     with pytest.raises(UserError, match="cannot be written"):
         next(make_run(corpus, other).steps())
-
-
-def test_ctrl_c_that_ends_a_compiler_is_no_error_of_the_compiler(in_a_terminal):
-    with pytest.raises(KeyboardInterrupt), stop_button():
-        signal.raise_signal(signal.SIGINT)
-        raise RuntimeError("g++ failed")
-    with pytest.raises(RuntimeError, match="failed"), stop_button():
-        raise RuntimeError("g++ failed")
 
 
 FULL = [

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import train as command_line
 from compare import differences
@@ -128,12 +127,3 @@ def test_the_included_models_are_what_their_card_says(name):
     assert bpb == pytest.approx(metadata["bpb"], abs=4 * error)
     card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
     assert f"{metadata['bpb']:.3f}" in card and f"{metadata['parameters']:,}" in card
-
-
-def test_more_processes_than_gpus_is_one_line(monkeypatch, capsys):
-    for name, value in dict(RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4").items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("hardware.pick_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert command_line.main(["--preset", "small"]) == 2
-    assert capsys.readouterr().err == "train.py: 4 processes, but 2 GPU(s): one process for each\n"
