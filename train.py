@@ -13,6 +13,7 @@ Interrupted runs resume where they stopped. Every setting of the notebook is an 
 import argparse
 import os
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -126,7 +127,9 @@ def main(argv=None):
         if rank == 0:
             finish(run, arguments)
     except UserError as error:
-        if rank == 0:
+        if rank > 0:  # torchrun ends all processes when one ends: let the first say why
+            time.sleep(10)
+        else:
             print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # pressed twice, or before training began
