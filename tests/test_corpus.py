@@ -65,9 +65,17 @@ def test_a_checkpoint_is_not_measured_on_a_text_that_has_changed(place, text_fil
     metadata = {"text": corpus.digest()}
     same = module.corpus_of(config, corpus.tokenizer, metadata)
     assert same.digest() == corpus.digest() and same.val.tolist() == corpus.val.tolist()
-    text_file.write_text(TEXT[:place] + "x" + TEXT[place:], encoding="utf-8")
+    text_file.write_text(TEXT[:place] + "x" + TEXT[place:][1:], encoding="utf-8")  # one part
     with pytest.raises(UserError, match="not the text that the checkpoint was trained on"):
         module.corpus_of(config, corpus.tokenizer, metadata)
+
+
+def test_the_tokenizer_learns_from_the_training_text_only(text_file):
+    train_text, _ = module.split_text(TEXT + "zqzqzq " * (len(TEXT) // 90))
+    text_file.write_text(TEXT + "zqzqzq " * (len(TEXT) // 90), encoding="utf-8")
+    corpus, config = module.prepare_corpus(tiny(corpus=str(text_file), vocab_size=300))
+    assert corpus.tokenizer == BPETokenizer.train(train_text, config.vocab_size)
+    assert corpus.tokenizer != BPETokenizer.train(text_file.read_text(encoding="utf-8"), 300)
 
 
 def test_a_short_text_gets_a_small_vocabulary_and_a_word_about_it(text_file, capsys):

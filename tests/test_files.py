@@ -74,6 +74,15 @@ def test_only_plain_files_are_replaced_and_links_stay_links(tmp_path):
     assert set(tmp_path.iterdir()) == {target, link}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="other rules for links")
+def test_a_file_is_replaced_as_a_whole_and_not_written_into(tmp_path):
+    path, held = tmp_path / "file", tmp_path / "held"
+    write_atomically(path, b"old")
+    held.hardlink_to(path)  # as a program that still reads the old file
+    write_atomically(path, b"new")
+    assert (path.read_bytes(), held.read_bytes()) == (b"new", b"old")
+
+
 def test_after_kill_9_a_file_is_the_old_or_the_new_one(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from files import write_atomically\n"

@@ -581,6 +581,8 @@ def test_files(tmp_path, monkeypatch):
         gif.seek(frame)
         assert np.abs(np.asarray(gif.convert("RGB"), int) - np.asarray(moment, int)).mean() < 3
     assert gif.info["duration"] >= 2000  # the end is held
+    durations = [gif.seek(i) or gif.info["duration"] for i in range(gif.n_frames)]
+    assert sum(durations) == pytest.approx(2000 + 4 * 1000 / 12, abs=50)  # milliseconds
     assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[0] >= 5
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "missing")
     with pytest.raises(UserError, match="ffmpeg could not"):
