@@ -19,7 +19,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from functools import lru_cache
+from functools import cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise, repeat
 
@@ -190,7 +190,7 @@ class BPETokenizer:
         self.mask_id = self.special_ids.get(MASK)
         self.merge_ids = {pair: 256 + i for i, pair in enumerate(self.merges)}
         # Most of any text is the same few thousand words over and over: remember their ids.
-        self.encode_word = lru_cache(maxsize=100_000)(self.encode_new_word)
+        self.encode_word = cache(self.encode_new_word)
 
     @classmethod
     def train(cls, text, vocab_size, special_tokens=(MASK,)):
@@ -217,6 +217,8 @@ class BPETokenizer:
         ids = []
         for words in split_into_words(text):
             ids += chain.from_iterable(map(self.encode_word, words))
+            if self.encode_word.cache_info().currsize > 100_000:  # memory is bounded
+                self.encode_word.cache_clear()
         return ids
 
     def encode_new_word(self, word):
@@ -224,14 +226,16 @@ class BPETokenizer:
 
         Of all pairs in the word, the one that was learned first is merged, until none is known.
         """
-        ids, unknown = list(word.encode("utf-8", LENIENT)), self.vocab_size
-        while len(ids) > 1:
-            made = list(map(self.merge_ids.get, pairwise(ids), repeat(unknown)))
-            new_id = min(made)
-            if new_id == unknown:
-                break
+        ids, unknown, get = list(word.encode("utf-8", LENIENT)), self.vocab_size, self.merge_ids.get
+        made = list(map(get, pairwise(ids), repeat(unknown)))  # what each pair would become
+        while (new_id := min(made, default=unknown)) != unknown:
             i = made.index(new_id)
             ids[i : i + 2] = [new_id]
+            del made[i]
+            if i > 0:
+                made[i - 1] = get((ids[i - 1], new_id), unknown)
+            if i < len(made):
+                made[i] = get((new_id, ids[i + 1]), unknown)
         return tuple(ids)
 
     def decode_bytes(self, ids):
