@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pygame
 
 from visual.field import Field
-from visual.record import MOST_STEPS, SAMPLERS, Settings
+from visual.record import MOST_STEPS, SAMPLERS, Settings, rivals
 from visual.typesetting import FADE
 
 VIEWS = {  # name: what it shows, in one line
@@ -20,7 +20,7 @@ VIEWS = {  # name: what it shows, in one line
 TOUR = (
     "The grey boxes are masks: words that are not there yet.",
     "In each step the model predicts all of them at once, and some are drawn.",
-    "Point at a word to see what else it could have been; click on it to change it.",
+    "Point at a word to see what else it could have been. Click on it to change it.",
 )
 
 
@@ -40,6 +40,8 @@ class State:
     dragging: tuple | None = None  # what the mouse moves: ("timeline", x, width), ("tokens", first)
     selected: frozenset = frozenset()  # tokens, counted over all lanes
     line: int = 0  # the line of their card that the keyboard chose
+    head: int = -1  # whose attention is shown: 0 the mean of all heads, 1... each, -1 none
+    kept: bool = False  # whether the next run is shown beside this one
     picked: int = 0  # the setting that the keyboard changes, one of CHOICES
     prompt: Field | None = None  # the prompt while it is being typed
     busy: str = ""  # what the worker is doing
@@ -60,16 +62,34 @@ BINDINGS = (  # keys, their commands, what they do
     ("P", "prompt", "type a prompt; each _ in it is a mask to fill"),
     ("Up Down", "pick -1, pick 1", "choose a setting, or a line of a word's card"),
     ("- +", "less, more", "change the setting"),
-    ("Return N", "run, new", "run, or do what the card says; run with a new seed"),
-    ("[ ]", "select -1, select 1", "choose the word before, after"),
-    ("T F11", "theme, fullscreen", "dark or light; the full screen"),
-    ("H ? Escape", "help, help, escape", "this help; close it, choose nothing"),
-    ("Q", "quit", "quit"),
+    ("Return N", "enter, new", "run, or do what the card says; run with a new seed"),
+    ("[ ]", "select -1, select 1", "choose the word before, after (or click, drag)"),
+    ("E B U", "erase, branch, undo", "erase and refill words; go on from here; undo"),
+    ("C", "compare", "the next runs beside this one; no more"),
+    ("A", "attend", "what the word attended to: the mean, one head after the other"),
+    ("X", "corrupt", "a real text loses its words, and is written again"),
+    ("F S G", "fullscreen, picture, animation", "full screen; save a picture, an animation"),
+    ("T H Q", "theme, help, quit", "dark or light; this help; quit"),
 )
-KEYS = {"=": "more", "Enter": "run"}  # + without Shift on many keyboards; the keypad's Enter
+KEYS = {"=": "more", "Enter": "enter", "?": "help", "Escape": "escape", "F11": "fullscreen"}
+KEYS |= {"Delete": "erase", "Ctrl+C": "copy", "Ctrl+Z": "undo"}
 for keys, commands, _ in BINDINGS:
     KEYS |= zip(keys.split(), commands.split(", "), strict=True)
-REQUESTS = ("run", "quit", "fullscreen")
+REQUESTS = {  # what the program has to do: what the mouse says about it
+    "run": "write a text with these settings",
+    "new": "write another text with these settings",
+    "branch": "go on from this moment with another seed",
+    "undo": "show what was shown before",
+    "compare": "keep this text, and show the next ones beside it, on one clock",
+    "corrupt": "a text of the validation set loses its words as t rises; the model writes it again",
+    "copy": "copy the text as it is now (Ctrl+C)",
+    "picture": "save what is shown as a PNG file",
+    "animation": "save the run as a GIF file",
+    "example 0": "the beginning of a line that the model has not seen",
+    "example 1": "a line that the model has not seen, with a gap",
+    "example 2": "two such lines, with the middle missing",
+}
+OTHERS = ("quit", "fullscreen", "erase", "put")
 
 
 def on_event(event, state, layout, lanes, scale=1.0):
@@ -128,6 +148,8 @@ def on_key(event, state, lanes):
             return replace(state, prompt=line.type(event.text))
         return handle(state, KEYS.get(event.text.upper(), ""), lanes)
     key = pygame.key.name(event.key).title().replace(" ", "")
+    if line is None and key in "CZ" and event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META):
+        key = "Ctrl+" + key
     if line is None:  # what types a character comes as a text, too
         return handle(state, KEYS.get(key, "") if len(key) > 1 else "", lanes)
     if line.composing:  # the input method's keys
@@ -175,6 +197,17 @@ def handle(state, command, lanes):
         case ["prompt"]:
             text = state.settings.prompt
             return replace(state, prompt=Field(text, len(text), len(text)), help=False)
+        case ["enter"] if state.selected:
+            choices = card_commands(lanes, state)
+            return handle(state, choices[state.line % len(choices)], lanes) if choices else state
+        case ["enter"]:
+            return replace(state, request="run")
+        case ["attend"]:
+            layers, heads = lanes[0].heads
+            return replace(state, head=(state.head + 2) % (layers * heads + 2) - 1)
+        case ["pick", n] if state.selected:
+            n_choices = max(1, len(card_commands(lanes, state)))
+            return replace(state, line=(state.line + int(n)) % n_choices)
         case ["pick", n]:
             return replace(state, picked=(state.picked + int(n)) % len(CHOICES))
         case [("less" | "more") as verb, *name]:
@@ -186,12 +219,21 @@ def handle(state, command, lanes):
             last = sum(lane.length for lane in lanes) - 1
             chosen = min(max(0, max(state.selected, default=-1) + int(n)), last)
             return replace(state, selected=frozenset([chosen]), line=0, playing=False)
-        case ["new"]:
+        case ["new" | "branch" | "erase" | "put" | "example" | "corrupt", *_]:  # with a new seed
             settings = replace(state.settings, seed=state.settings.seed + 1)
-            return replace(state, settings=settings, request="run")
-        case [verb, *_] if verb in REQUESTS:
+            return replace(state, settings=settings, request=command)
+        case [verb, *_] if verb in REQUESTS or verb in OTHERS:
             return replace(state, request=command)
     return state
+
+
+def card_commands(lanes, state):
+    """What can be done with the tokens that are selected."""
+    record, i = lane_of(lanes, max(state.selected))
+    if record.causal or record.tokenizer is None:
+        return []
+    found = rivals(record, record.at(state.at), i) if len(state.selected) == 1 else []
+    return ["erase", *(f"put {token}" for token, *_ in found)]
 
 
 def lane_of(lanes, token):
@@ -244,5 +286,6 @@ def advance(state, lanes, seconds):
     end = edge(lanes)
     if not state.playing or state.dragging:
         return state
-    at = min(state.at + seconds * state.speed / SECONDS, max(end, state.at))
+    length = SECONDS * max(0.2, max(lanes[0].rows[0].t, lanes[0].rows[-1].t))  # a gap takes less
+    at = min(state.at + seconds * state.speed / length, max(end, state.at))
     return replace(state, at=float(at), playing=at < END, touring=state.touring and at < END)

@@ -5,11 +5,12 @@ A row is a function of the width that returns (items, height); `lay_out` puts th
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
-from visual.colors import THEMES, certainty_color, probability_color, viridis
-from visual.controls import BINDINGS, CHOICES, TOUR, VIEWS, lane_of
+from visual.colors import THEMES, certainty_color, mix, probability_color, viridis
+from visual.controls import BINDINGS, CHOICES, REQUESTS, TOUR, VIEWS, card_commands, lane_of
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
-from visual.record import MASKED, SAMPLERS, companions, facts, rivals
+from visual.record import MASKED, SAMPLERS, asked, companions, facts, rivals
 from visual.typesetting import BLEED, lay_out_panel, line_height
 
 TIPS = {  # what appears beside these words when the mouse is there
@@ -124,14 +125,22 @@ def timeline_row(lanes, state, style, width):
             items.append(label._replace(**place))
             x += button
         x += style.px(10)
+    bits = lanes[0].rows[lanes[0].at(state.at)].bits
+    tip = "the curve: the mean entropy at the masks, as far as it is computed"
+    tip += f"; here {bits:.1f} bits" if bits is not None else ""
     bar, done, line = max(1, width - x - style.px(8)), min(1.0, state.at), (height - hair) / 2
     known = min(lane.edge for lane in lanes)
     items.append(Item("box", x, line, bar, hair, theme.line))
     items.append(Item("box", x, line, bar * known, hair, theme.faint))
     items.append(Item("box", x, line, bar * done, hair, theme.accent))
+    curve = [(x + bar * row.time, row.bits) for row in lanes[0].rows if row.bits is not None]
+    most = max((bits for _, bits in curve), default=1) or 1
+    for (x1, a), (x2, b) in pairwise(curve):
+        place = (x1, line * (1 - a / most), x2 - x1, line * (a - b) / most)
+        items.append(Item("line", *place, theme.faint, radius=1))
     place = (x + bar * done - knob / 2, (height - knob) / 2, knob, knob)
     items.append(Item("box", *place, theme.accent, radius=knob / 2))
-    items.append(Item("area", x, 0, bar, height, command="timeline"))
+    items.append(Item("area", x, 0, bar, height, command="timeline", tip=tip))
     return items, height
 
 
@@ -145,6 +154,26 @@ def status_row(lanes, state, style, width):
     return flow(style, groups, width, style.px(20))
 
 
+def action_row(lanes, state, style, width):
+    """What can be done."""
+    theme, settings = style.theme, lanes[-1].settings
+    ready = theme.accent if settings and state.settings != settings else theme.ink
+    names = {
+        "run": "▶ run",
+        "new": "new seed",
+        "branch": "branch here",
+        "corrupt": "corrupt a text",
+    }
+    names |= {"compare": "compare", "undo": "undo", "copy": "copy", "picture": "picture"}
+    names |= {"animation": "animation"}
+    colors = {"run": ready, "compare": theme.accent if state.kept else theme.ink}
+    groups = [
+        [(name, colors.get(command, theme.ink), command, REQUESTS[command])]
+        for command, name in names.items()
+    ]
+    return flow(style, groups, width, style.px(20))
+
+
 def prompt_row(lanes, state, style, width):
     """The prompt of the next run; while it is typed, a field with a caret."""
     theme, size, field = style.theme, style.px(14), state.prompt
@@ -152,7 +181,9 @@ def prompt_row(lanes, state, style, width):
         text = visible(state.settings.prompt[:200])
         prompt = shorten(style.fonts, f"“{text}”" if text else "none", size, width / 2)
         label = ("prompt ", theme.faint, "prompt", TIPS["prompt"])
-        groups = [[label, (prompt, theme.ink, "prompt", TIPS["prompt"])]]
+        groups = [[label, (prompt, theme.ink, "prompt", TIPS["prompt"])], [("try", theme.faint)]]
+        for k, name in enumerate(("a beginning", "a gap", "a lost middle")):
+            groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
         return flow(style, groups, width, style.px(22))
     label = style.text(0, 0, shorten(style.fonts, "prompt ", size, width / 2), theme.accent)
     h, room = label.h, width - label.w - style.px(4)
@@ -176,8 +207,7 @@ def prompt_row(lanes, state, style, width):
 
 def settings_row(lanes, state, style, width):
     """The settings of the next run."""
-    theme, s, record = style.theme, state.settings, lanes[-1]
-    changed = record.settings is not None and s != record.settings
+    theme, s = style.theme, state.settings
     values = [
         f"{s.steps}",
         f"{s.temperature:.1f}",
@@ -192,15 +222,16 @@ def settings_row(lanes, state, style, width):
         color = theme.accent if i == state.picked else theme.faint
         label = name.replace("_", "-")
         groups.append(arrows(style, label, value, f"less {name}", f"more {name}", color))
-    run = theme.accent if changed else theme.ink
-    groups += [[(" ▶ run ", run, "run", "write a text with these settings")]]
-    groups += [[(" new seed ", theme.ink, "new", "write another text with these settings")]]
-    return flow(style, groups, width, style.px(22))
+    return flow(style, groups, width, style.px(14))
 
 
 def lane_row(lanes, lane, state, style, width):
     """Over each lane of several: who it is, and how far, as much as fits on one line."""
     name = "GPT, left to right" if lane.causal else "diffusion"
+    other = next((each for each in lanes if each is not lane and not each.causal), lane)
+    if not lane.causal and lane.settings != other.settings:
+        mine, theirs = vars(lane.settings), vars(other.settings)
+        name = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in mine.items() if v != theirs[k])
     groups = [fact(style, *each) for each in facts(lane, lane.at(state.at), alone=False)]
     items, _ = flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
     return [item for item in items if item.y == 0], items[0].h if items else 0
@@ -240,27 +271,63 @@ def token_card(lanes, state, tokens, style):
     """What there is to know about a token now, and what can be done with it, at (0, 0)."""
     theme, (record, i) = style.theme, lane_of(lanes, max(tokens))
     n = record.at(state.at)
-    row, lines = record.rows[n], []
-    found = rivals(record, n, i)
-    if row.text[i] == MASKED:
-        lines.append(
-            ("masked" if found else "masked; not seen by the network yet", theme.faint, 0, "")
-        )
-    else:
-        shown = visible(record.tokenizer.show(row.text[i]))
-        lines.append((f"“{shown}”", theme.ink, 0, ""))
-        since, together = row.since[i], len(companions(record, n, i))
-        if since == 0:
-            lines.append(("given", theme.faint, 0, ""))
-        else:
-            when = f"drawn at t {record.rows[since].t:.2f} with {percent(row.probability[i])}"
-            lines.append((when, theme.faint, 0, ""))
+    row, chosen, since = record.rows[n], bool(state.selected), record.rows[n].since[i]
+    found, together = rivals(record, n, i), len(companions(record, n, i))
+    told = [f"{len(tokens)} words"]
+    if len(tokens) == 1 and row.text[i] == MASKED:
+        told = ["masked" if found else "masked; the network has not seen this text yet"]
+    elif len(tokens) == 1:
+        when = f"drawn at t {record.rows[since].t:.2f} with {percent(row.probability[i])}"
+        told = [f"“{visible(record.tokenizer.show(row.text[i]))}”", when if since else "given"]
         if together:
-            lines.append(
-                (f"in one step with {together} more, unseen by each other", theme.faint, 0, "")
-            )
-    lines += [(f"{percent(p):>6}  “{visible(name)}”", theme.ink, p, "") for _, name, p in found]
+            told.append(f"in one step with {together} more, unseen by each other")
+    lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
+    if len(tokens) > 1:
+        found = []
+    choices = card_commands(lanes, state) if chosen else []
+    if choices:
+        lines.append((f"{'erase and refill':<24}E", theme.ink, 0, "erase"))
+    for token, name, p in found:
+        lines.append((f"{percent(p):>6}  “{visible(name)}”", theme.ink, p, f"put {token}" * chosen))
+    for k, (text, _, share, command) in enumerate(lines):
+        if command and choices.index(command) == state.line:
+            lines[k] = (text, theme.accent, share, command)
+    if chosen and state.head >= 0 and max(record.heads):
+        layer, head = divmod(state.head - 1, record.heads[1])
+        one = f"layer {layer + 1}, head {head + 1}" if state.head else "mean of all heads"
+        lines.append((f"attention: {one:<14}  A", theme.faint, 0, "attend"))
+    elif not chosen:
+        lines.append(("click: change it", theme.faint, 0, ""))
+    else:
+        lines.append((f"{'attention':<24}A", theme.faint, 0, "attend"))
     return card(style, lines, style.px(14))
+
+
+def threads(items, lanes, state, style):
+    """Lines from a token that is pointed at: to what was drawn with it, and what it attended to."""
+    theme, token = style.theme, max(state.selected)
+    record, i = lane_of(lanes, token)
+    n, boxes = record.at(state.at), {item.token: item for item in items if item.anchor}
+    row, shift, found = asked(record, n, i), token - i, []
+    if token not in boxes:
+        return []
+    if state.head < 0:
+        found = [(j, theme.accent, 2) for j in companions(record, n, i)]
+    elif row.look is not None and record.done:
+        weights = row.look.attention
+        w = weights.mean(axis=0)[i] if state.head == 0 else weights[state.head - 1, i]
+        for j in w.argsort()[::-1][:12]:
+            found.append(
+                (int(j), mix(theme.page, theme.accent, 0.3 + 0.7 * w[j] / w.max()), 1 + 6 * w[j])
+            )
+    lines, a = [], boxes[token]
+    for j, color, wide in found:
+        b = boxes.get(j + shift)
+        if b is not None and j != i:
+            ends = sorted([(a.x + a.w / 2, a.y + a.h / 2), (b.x + b.w / 2, b.y + b.h / 2)])
+            place = (*ends[0], ends[1][0] - ends[0][0], ends[1][1] - ends[0][1])
+            lines.append(Item("line", *place, color, radius=style.px(1) * wide))
+    return lines
 
 
 def put_beside(items, item, size, gap):
@@ -291,7 +358,7 @@ def help_card(box, style):
 
 # -- the page
 
-ROWS = [header_row, caption_row, timeline_row, status_row, settings_row, prompt_row]
+ROWS = [header_row, caption_row, timeline_row, status_row, settings_row, action_row, prompt_row]
 
 
 def lay_out(lanes, state, size, fonts, scale=1.0):
@@ -306,9 +373,10 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
     rows = {make: make(lanes, state, style, inner) for make in ROWS}
-    given_up = [status_row, settings_row, prompt_row, header_row, caption_row, timeline_row]
+    given_up = [status_row, settings_row, action_row, prompt_row, header_row, caption_row]
+    given_up.append(timeline_row)
     if not state.controls:
-        del rows[settings_row], rows[prompt_row]
+        del rows[settings_row], rows[action_row], rows[prompt_row]
     elif state.prompt is not None:  # what is being typed must be seen
         given_up.remove(prompt_row)
     for make in [*given_up, None]:  # in a small window
@@ -321,7 +389,8 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     for make in ROWS:
         if make is timeline_row:  # the text is above it
             panel = (margin - bleed, y + style.px(8), inner + 2 * bleed, room - style.px(8))
-            items += lay_out_lanes(lanes, state, panel, style)
+            text = lay_out_lanes(lanes, state, panel, style)
+            items += (threads(text, lanes, state, style) if state.selected else []) + text
             y += room
         if make in rows:
             row, h = rows[make]

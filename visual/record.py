@@ -45,6 +45,7 @@ class Row:
     since: np.ndarray  # (L,) the row in which the token that stands there, or the mask, appeared
     probability: np.ndarray  # (L,) that each token had when it was drawn (given: 1)
     look: object = None  # a `Look`, once the network has seen this text
+    bits: float | None = None  # the mean entropy of what it said about the masks, once computed
 
 
 @dataclass(eq=False)
@@ -55,6 +56,8 @@ class Record:
     settings: Settings
     title: str = ""
     causal: bool = False  # written from left to right: there are no masks to be shown
+    heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
+    start: float = 0.0  # the moment from which it is played
     rows: list = field(default_factory=list)
     done: bool = False
     seconds: float = 0.0  # what sampling took
@@ -114,14 +117,18 @@ def place_among_masks(row, i):
     return int((row.text[:i] == MASKED).sum())
 
 
+def asked(record, n, i):
+    """The row with the text from which the model predicted what stands at place i in row n."""
+    row = record.rows[n]
+    return row if row.text[i] == MASKED else record.rows[max(0, row.since[i] - 1)]
+
+
 def rivals(record, n, i):
     """What could have been written at place i in row n: [(id, name, probability)], the best first.
 
     At a mask, what the model predicts there now; at a token, what it predicted before it was drawn.
     """
-    row = record.rows[n]
-    if row.text[i] != MASKED:
-        row = record.rows[max(0, row.since[i] - 1)]
+    row = asked(record, n, i)
     if row.text[i] != MASKED or row.look is None:
         return []
     found = row.look.rivals(place_among_masks(row, i))

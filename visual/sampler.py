@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from files import UserError
 from hardware import autocast
 from mdlm.sampling import adjust, template
 from mdlm.twin import cache_error, sample_twin
-from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory
+from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, rivals
 
 RIVALS = 5  # tokens shown of what the model predicts at a mask
 
@@ -34,16 +35,79 @@ def begin(model, tokenizer, settings, title=""):
         raise UserError("the seed must be from 0 to 2^63 - 1")
     adjust(torch.zeros(1, 2), temperature=s.temperature, top_p=s.top_p)
     z = template(tokenizer, parse_prompt(s.prompt) or [0], s.length)[0].numpy()  # (L,)
-    record = Record(tokenizer, settings, title, model.config.causal)
+    record = blank(model, tokenizer, settings, title)
     record.add(np.where(z == tokenizer.mask_id, MASKED, z), 0.0, 1.0)
     return record
+
+
+def blank(model, tokenizer, settings, title):
+    """A record without rows."""
+    config = model.config
+    heads = config.n_layers, config.n_heads
+    return Record(tokenizer, settings, title, config.causal, heads)
+
+
+def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
+    """A record in which a real text (L,) loses its words as t rises, for the model to write again.
+
+    It takes the first half of the clock.
+    """
+    record = blank(model, tokenizer, settings, title)
+    moment = np.random.default_rng(settings.seed).random(len(ids))  # each token's own
+    for t in np.linspace(0, deepest, n_rows):
+        record.add(np.where(moment < t, MASKED, ids), 0.5 * t / deepest, t)
+    return record
+
+
+def continued(record, n, edits, settings):
+    """A record that goes on from row n of another one, with other tokens, or masks, at some places.
+
+    edits: {place: id or MASKED}. What is finished begins anew, with a clock of its own.
+    """
+    row, fresh = record.rows[n], record.masked(n) == 0
+    text, chance = row.text.copy(), np.ones(len(row.text))
+    for i, token in edits.items():
+        text[i] = token
+        chance[i] = {found: p for found, _, p in rivals(record, n, i)}.get(token, 1.0)
+    rows = [] if fresh else [*record.rows[:n], replace(row)]
+    new = replace(record, settings=settings, rows=rows, layouts={}, done=False, seconds=0.0)
+    left = (text == MASKED).mean()
+    if fresh or edits:
+        new.add(
+            text,
+            0.0 if fresh else row.time,
+            left if fresh else row.t,
+            0 if fresh else row.calls,
+            chance,
+        )
+    new.done = left == 0
+    new.start = 2.0 if new.done else new.rows[-1].time
+    return new
+
+
+def examples(tokenizer, text, seed):
+    """Three prompts from a real text: a beginning, a gap, and two lines with a lost middle."""
+    lines = [line for line in text.split("\n") if 12 <= len(line.split()) <= 40]
+    if len(lines) < 2:
+        raise UserError("this model's validation text has no lines to choose from")
+    k = int(np.random.default_rng(seed).integers(len(lines) - 1))
+    first, second = (line.replace("_", r"\_").split() for line in lines[k : k + 2])
+    third, half = len(first) // 3, len(second) // 2
+    lost = first[third:], second[:half]
+    masks = [
+        "_" * len(tokenizer.encode(" " + " ".join(words)))
+        for words in (first[third:-third], sum(lost, []))
+    ]
+    gap = " ".join([*first[:third], masks[0], *first[-third:]])
+    return " ".join(first[:5]), gap, " ".join([*first[:third], masks[1], *second[half:]])
 
 
 class Look:
     """What a network said of the M masks of a text. Computed when somebody wants to see it."""
 
-    def __init__(self, model, hidden, options):
-        self.model, self.hidden, self.options = model, hidden, options  # hidden: (M, C)
+    def __init__(self, model, z, t, hidden, options):
+        self.model, self.z, self.t, self.options = model, z.clone(), t, options  # z: (1, L)
+        self.hidden = hidden[0][z[0] == model.mask_id]  # (M, C)
         self.rivals = lru_cache(self.rivals)
 
     @cached_property
@@ -61,6 +125,21 @@ class Look:
             p = adjust(self.model.head(self.hidden[m : m + 1]), **self.options)[0]
         best = p.topk(min(RIVALS, len(p)))  # values, indices
         return [(int(i), float(q)) for q, i in zip(*best, strict=True) if q > 0]
+
+    @cached_property
+    def attention(self):
+        """How much each token took from each other, in each head: (layers * heads, L, L)."""
+        found, hooks = [], []
+        for block in self.model.blocks:  # from what the layer got, as the network itself does it
+            keep = lambda layer, x: found.append(layer.weights(*layer.heads(*x)[:2]))  # noqa: E731
+            hooks.append(block.attention.register_forward_pre_hook(keep))
+        try:
+            with torch.inference_mode(), autocast(self.z.device):
+                self.model.features(self.z, torch.tensor([self.t], device=self.z.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(found, dim=1)[0].float().cpu().numpy()
 
 
 def write(model, record, show=lambda record: None):
@@ -94,7 +173,7 @@ def write(model, record, show=lambda record: None):
         text = z[0].cpu().numpy()
         if last:
             add(text, alpha)
-        record.rows[-1].look = Look(model, h[0][z[0] == model.mask_id], options)
+        record.rows[-1].look = Look(model, z, 1 - alpha, h, options)
         last = alpha, where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
         calls += 1
         show(record)
@@ -109,8 +188,7 @@ def write(model, record, show=lambda record: None):
         lost = time.perf_counter() - start
         start = time.perf_counter()
         trajectory = sample_twin(model, z, generator=generator, **options)
-        record.rows.clear()
-        add_trajectory(record, trajectory)
+        record.rows = add_trajectory(replace(record, rows=[]), trajectory).rows
     else:
         start = time.perf_counter()
         sampler = getattr(mdlm.sampling, SAMPLERS[s.sampler])

@@ -10,10 +10,11 @@ import pygame
 
 from files import UserError
 from visual.colors import THEMES
-from visual.controls import advance, on_event
+from visual.controls import END, advance, handle, lane_of, on_event
 from visual.drawing import Fonts, draw_layout
 from visual.items import glide
 from visual.page import lay_out
+from visual.record import MASKED, pieces
 
 FRAMES = 60  # a second, while something moves
 
@@ -52,13 +53,38 @@ def icon():
     return image
 
 
-def obey(state, worker, window):
+def obey(state, worker, window, lanes):
     """Do what the state requests: the state afterwards."""
     request, state = state.request.split(), replace(state, request="")
     try:
+        if worker.settings is None and request[0] != "fullscreen":
+            raise UserError("the model is still being loaded")
         match request:
-            case ["run"]:
+            case ["run" | "new"]:
                 worker.run(state.settings)
+            case ["example", k]:
+                state = replace(state, settings=worker.example(int(k), state.settings))
+                worker.run(state.settings)
+            case ["corrupt"]:
+                worker.corrupt(state.settings)
+            case ["branch" | "erase" | "put", *ids]:
+                go_on(state, worker, lanes, ids)
+            case ["undo"]:
+                worker.undo()
+            case ["compare"]:
+                worker.kept = None if worker.kept else lanes[0]
+                state = replace(state, kept=worker.kept is not None)
+                if state.kept and state.settings == lanes[0].settings:
+                    state = handle(state, "more seed", lanes)
+                worker.run(state.settings)
+            case ["copy"]:
+                record = lanes[0]
+                pygame.scrap.put_text(
+                    "".join(p or " _" for p in pieces(record, record.at(state.at)))
+                )
+                state = replace(state, message="copied")
+            case ["picture" | "animation" as kind]:
+                worker.store(kind, lanes, state, window.get_surface().get_size())
             case ["fullscreen"] if window.size == pygame.display.get_desktop_sizes()[0]:
                 window.set_windowed()
             case ["fullscreen"]:
@@ -66,6 +92,18 @@ def obey(state, worker, window):
     except UserError as error:
         state = replace(state, message=str(error))
     return state
+
+
+def go_on(state, worker, lanes, ids):
+    """Go on from this moment: with the tokens selected masked, or with one that is another."""
+    record = lane_of(lanes, max(state.selected, default=0))[0]
+    if record.causal:
+        raise UserError("a GPT cannot fill gaps: only its end can change")
+    token, n = int(ids[0]) if ids else MASKED, record.at(state.at)
+    edits = {lane_of(lanes, i)[1]: token for i in state.selected}
+    if not edits and not record.masked(n):
+        raise UserError("nothing is masked here: go back on the timeline, or choose words first")
+    worker.go_on(record, n, edits, state.settings)
 
 
 def show(window, worker, state):
@@ -92,10 +130,11 @@ def show(window, worker, state):
             loaded, state = True, replace(state, settings=worker.settings)
             gc.freeze()  # PyTorch's many objects stay: to look through them makes a frame late
         if state.request not in ("", "quit"):
-            state = obey(state, worker, window)
+            state = obey(state, worker, window, lanes)
         if worker.lanes is not lanes:
             lanes, layout = worker.lanes, None
-            state = replace(state, at=0.0, playing=True, selected=frozenset())
+            at = min(END, lanes[0].start)
+            state = replace(state, at=at, playing=True, selected=frozenset())
         if worker.message or fonts.lacking() != lacking:
             lacking = fonts.lacking()
             state, worker.message = replace(state, message=worker.message or lacking), ""

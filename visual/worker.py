@@ -4,11 +4,16 @@ import queue
 import threading
 import traceback
 from dataclasses import replace
+from functools import cached_property
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 
 from files import UserError
 from visual.record import MASKED, Record, on_one_clock
+
+DATA = Path(__file__).resolve().parent.parent / "data"
 
 
 def waiting(length):
@@ -78,10 +83,63 @@ class Worker:
         """Order a run; one that is under way is given up, unless the new one is not possible."""
         if self.settings is None:
             raise UserError("the model is still being loaded")
-        self.order(self.begin(settings))
+        self.order([self.kept] * (self.kept is not None) + self.begin(settings))
+
+    def go_on(self, record, n, edits, settings):
+        """Order the rest of a run from row n on, with other tokens or masks at some places."""
+        from visual.sampler import continued
+
+        self.order([continued(record, n, edits, replace(settings, length=record.length))])
+
+    def corrupt(self, settings):
+        """Order a run in which a real text is masked, and written again."""
+        from visual.sampler import corrupted
+
+        text, L = self.real_text, min(settings.length, self.model.config.context)
+        places = np.flatnonzero(np.array(list(text)) == "\n")[:-1]  # lines begin behind them
+        start = places[settings.seed * 7919 % len(places)] + 1 if len(places) else 0
+        ids = np.array(self.tokenizer.encode(text[start : start + 20 * L])[:L])
+        self.order([corrupted(self.model, self.tokenizer, settings, self.title, ids)])
+
+    def example(self, k, settings):
+        """The settings with the k-th of three example prompts."""
+        from visual.sampler import examples
+
+        return replace(settings, prompt=examples(self.tokenizer, self.real_text, settings.seed)[k])
+
+    @cached_property
+    def real_text(self):
+        """The validation text of the model's corpus. Raises UserError if it is not here."""
+        from corpus import load_parts
+
+        return load_parts(self.model.config.corpus, DATA)[1]
+
+    def store(self, kind, lanes, state, size):
+        """Order a "picture" of what is shown, or an "animation" of it, as a file in this folder."""
+        from visual.files import save
+
+        def work():
+            self.busy = f"Saving {path}."
+            save(path, lanes, state, size, min(1.0, state.at))
+            self.message = f"saved as {path.resolve()}"
+
+        if self.busy:
+            raise UserError("wait until the text is there")
+        names = (Path(f"text-{n}.{'png' if kind == 'picture' else 'gif'}") for n in count(1))
+        path = next(name for name in names if not name.exists())
+        self.orders.put(work)
+
+    def undo(self):
+        """Show what was shown before."""
+        if not self.past:
+            raise UserError("nothing to undo")
+        self.lanes = self.past.pop()
+        self.orders.put(lambda: None)  # what is under way is given up
 
     def order(self, lanes):
         """Show these lanes and let the thread write what is missing in them."""
+        if all(lane.done for lane in self.lanes):
+            self.past = [*self.past[-20:], self.lanes]
         self.lanes = tuple(lanes)
         if len(lanes) > 1:  # they are shown when it is known how fast each is
             self.lanes = tuple(replace(lane, rows=lane.rows[:1], done=False) for lane in lanes)
@@ -104,7 +162,8 @@ class Worker:
         """Compute what the model predicted, so that whoever wants to see it need not wait."""
         for row in [row for lane in lanes for row in lane.rows if row.look]:
             self.give_way()
-            row.look.best  # noqa: B018 (it is kept)
+            if len(row.look.best[2]):
+                row.bits = float(row.look.best[2].mean())
 
     def publish(self, record):
         """Say how far a run is."""
