@@ -29,7 +29,18 @@ from files import UserError
 from mdlm.model import DiffusionTransformer
 from saving import save_checkpoint
 from visual.colors import THEMES, mix, probability_color, readable_on, viridis
-from visual.controls import CHOICES, END, KEYS, VIEWS, State, advance, handle, on_event
+from visual.controls import (
+    CHOICES,
+    END,
+    KEYS,
+    REQUESTS,
+    VIEWS,
+    State,
+    advance,
+    card_commands,
+    handle,
+    on_event,
+)
 from visual.drawing import Fonts
 from visual.field import Field
 from visual.files import pictures, save, show_inline
@@ -47,10 +58,10 @@ from visual.record import (
     pieces,
     rivals,
 )
-from visual.sampler import RIVALS, begin, parse_prompt, write
+from visual.sampler import RIVALS, begin, continued, corrupted, examples, parse_prompt, write
 from visual.terminal import play_in_terminal, text_frame
 from visual.typesetting import FADE, appearance, break_lines, in_text
-from visual.window import find_display, open_window, show
+from visual.window import find_display, obey, open_window, show
 from visual.worker import Worker, waiting
 
 DARK = THEMES["dark"]
@@ -294,12 +305,10 @@ def test_a_text_looks_the_same_while_it_is_sampled_and_afterwards():
     assert places(other, 0.5) == places(made_up(["a"] * 33, step=[1] * 30 + [8] * 3), 0.5)
     widths = {w for token, (_, _, w, _) in places(other, 0).items()}
     assert max(widths) - min(widths) < 1e-6  # all masks are equally wide
-    lines = [
-        [a.y for a in anchors(lay_out([run], State(at=r.time), (700, 900), RULER))]
-        for r in run.rows
-    ]
-    same = [np.mean(np.equal(a, b)) for a, b in pairwise(lines) if len(a) == len(b)]
-    assert np.mean(same) > 0.9  # hardly a word changes its line
+    sizes = np.random.default_rng(1).choice([1, 2, 3, 3, 3, 4, 4, 5, 6, 9], 100)
+    run = made_up([" " + "x" * n for n in sizes], n_steps=90)
+    lines = [[y for _, y, *_ in places(run, row.time, (700, 700)).values()] for row in run.rows]
+    assert np.mean([np.equal(a, b).mean() for a, b in pairwise(lines)]) > 0.98  # few change lines
 
 
 def test_words_glide_to_their_places():
@@ -470,14 +479,22 @@ def test_every_key(window):
         "Down": dict(picked=1), "+": dict(settings=replace(ASKED, steps=48)),
         "=": dict(settings=replace(ASKED, steps=48)), "Return": dict(request="run"),
         "-": dict(settings=replace(ASKED, steps=12)), "Enter": dict(request="run"),
-        "n": dict(request="run", settings=replace(ASKED, seed=2)), "t": dict(theme="light"),
+        "n": dict(request="new", settings=replace(ASKED, seed=2)), "t": dict(theme="light"),
         "h": dict(help=True), "?": dict(help=True), "Escape": {}, "q": dict(request="quit"),
         "p": dict(prompt=Field(ASKED.prompt, 13, 13)), "z": {}, "F11": dict(request="fullscreen"),
-        "]": dict(selected={0}), "[": dict(selected={0}),
+        "]": dict(selected={0}), "[": dict(selected={0}), "a": dict(head=0),
+        "e": dict(request="erase", settings=replace(ASKED, seed=2)), "u": dict(request="undo"),
+        "b": dict(request="branch", settings=replace(ASKED, seed=2)), "c": dict(request="compare"),
+        "x": dict(request="corrupt", settings=replace(ASKED, seed=2)), "s": dict(request="picture"),
+        "g": dict(request="animation"), "f": dict(request="fullscreen"),
+        "Delete": dict(request="erase", settings=replace(ASKED, seed=2)),
     }  # fmt: skip
     for name, change in cases.items():
         assert replace(after(s, press(name)), message="") == replace(s, **change), name
     assert after(s, press("+")).message == "next run: steps 48"  # where there is no room for it
+    for name, request in (("C", "copy"), ("Z", "undo")):
+        assert after(s, press(name, mod=pygame.KMOD_CTRL)).request == request
+        cases["Ctrl+" + name] = {}
     assert set(KEYS) <= {name.upper() if len(name) == 1 else name for name in cases}
     assert after(s, press("n", mod=pygame.KMOD_SHIFT)) == s  # it counts when it comes as a text
     assert after(replace(s, help=True), press("Escape")) == s
@@ -526,6 +543,7 @@ def test_the_mouse_reaches_everything(size):
     line = items.pop("timeline")
     wanted = {"play", "step 1", "step -1", "theme", "help", "run", "new", "prompt", "speed 2"}
     wanted |= {"speed 0.5"} | {f"view {view}" for view in VIEWS}
+    wanted |= set(REQUESTS)
     wanted |= {f"{verb} {name}" for verb in ("less", "more") for name in CHOICES}
     assert set(items) == wanted
 
@@ -565,7 +583,7 @@ def test_pointing_at_things_shows_what_is_known_of_them():
     i = int(RECORD.rows[-1].since.argmax())
     pointed = [State(at=at, mouse=middle_of(i, State(at=at))) for at in (0.0, END)]
     _, name, p = rivals(RECORD, 0, i)[0]
-    assert len(card(pointed[0])) == 1 + RIVALS and card(pointed[0])[1].split() == [
+    assert len(card(pointed[0])) == 2 + RIVALS and card(pointed[0])[1].split() == [
         f"{p:.1%}",
         f"“{name}”",
     ]
@@ -576,29 +594,6 @@ def test_pointing_at_things_shows_what_is_known_of_them():
     for item in page.items:
         if item.text in ("t ", "network calls ", "steps ", " ancestral    "):
             assert card(State(mouse=(item.x + 1, item.y + 1)))
-
-
-def test_tokens_are_chosen_by_click_and_drag():
-    s = State(at=END)
-    places = [middle_of(i, s) for i in (3, 6, 1)]
-    page = lay_out(LANES, s, (1000, 700), RULER)
-    first = after(s, mouse(*places[0], pygame.MOUSEBUTTONDOWN), page=page)
-    assert first.selected == {3} and not first.playing and card(first)  # the card stays
-    more = after(first, mouse(*places[1]), page=page)
-    assert more.selected == {3, 4, 5, 6} and after(more, mouse(*places[2]), page=page).selected == {
-        1,
-        2,
-        3,
-    }
-    let_go = after(more, mouse(*places[1], pygame.MOUSEBUTTONUP), mouse(*places[2]), page=page)
-    assert let_go.selected == {3, 4, 5, 6}
-    assert after(let_go, press("Escape")).selected == set()
-    nothing = after(let_go, mouse(1, 1, pygame.MOUSEBUTTONDOWN), page=page)
-    assert nothing.selected == set()
-    again = after(
-        replace(first, dragging=None), mouse(*places[0], pygame.MOUSEBUTTONDOWN), page=page
-    )
-    assert again.selected == set()
 
 
 def test_settings_change_one_at_a_time_and_stay_in_range():
@@ -713,6 +708,158 @@ def test_what_cannot_be_loaded_closes_the_window(window):
 
     with pytest.raises(UserError, match="no checkpoint"):
         show(window, Worker(fail, ASKED), State())
+
+
+# -- writing with it
+
+
+def test_a_run_goes_on_from_any_moment_with_other_words():
+    n, i = 6, int(np.flatnonzero(RECORD.rows[6].since)[0])
+    (token, _, p), before = rivals(RECORD, n, i)[-1], RECORD.rows[n]
+    other = continued(RECORD, n, {i: token}, replace(ASKED, seed=9))
+    assert other.rows[:n] == RECORD.rows[:n] and other.start == before.time
+    write(MODEL, other)
+    new = other.rows[n + 1]
+    assert new.text[i] == token and new.probability[i] == p and new.time == before.time
+    times, kept = [row.time for row in other.rows], before.text != MASKED
+    kept[i] = False
+    assert times == sorted(times) and other.masked(-1) == 0 and other.rows[-1].time <= 1
+    assert all((row.text[kept] == before.text[kept]).all() for row in other.rows[n:])
+    assert len(RECORD.rows) == LAST + 1 and RECORD.rows[n] is before  # it is as it was
+    again = continued(RECORD, LAST, {3: MASKED, 4: MASKED}, ASKED)  # of a finished text
+    assert len(again.rows) == 1 and again.rows[0].t == 2 / 40 and again.masked(0) == 2
+    write(MODEL, again)
+    assert again.rows[-1].time <= 1 and (again.rows[-1].since > 0).sum() == 2
+    only = continued(RECORD, LAST, {3: token}, ASKED)
+    assert only.done and only.rows[0].text[3] == token and only.start >= 1
+
+
+def test_a_real_text_is_masked_as_t_rises_and_written_again():
+    ids = np.array(TOKENIZER.encode(TEXT * 3)[:40])
+    run = corrupted(MODEL, TOKENIZER, Settings(steps=20, length=40), "", ids)
+    n = len(run.rows)
+    assert run.masked(0) == 0 and (run.rows[0].text == ids).all()
+    masks, ts = [run.masked(k) for k in range(n)], [row.t for row in run.rows]
+    assert masks == sorted(masks) and ts == sorted(ts) and 20 < masks[-1] < 40
+    write(MODEL, run)
+    assert run.masked(-1) == 0 and run.rows[n - 1].time == 0.5 < run.rows[n].time
+    stays = run.rows[n - 1].text != MASKED
+    assert (run.rows[-1].text[stays] == ids[stays]).all() and run.rows[n].t < run.rows[n - 1].t
+
+
+def test_examples_are_real_lines_with_masks():
+    line = "In the beginning God created {0} heavens_ and {0} earths without any form."
+    lines = "\n".join(line.format(i) for i in range(9))
+    beginning, gap, middle = examples(TOKENIZER, lines, 3)
+    assert beginning == "In the beginning God created"
+    for prompt in (gap, middle):
+        kept = [part for part in parse_prompt(prompt) if isinstance(part, str)]
+        assert len(kept) == 2 and kept[0].startswith("In the") and kept[1].endswith("form.")
+    assert len({examples(TOKENIZER, lines, seed) for seed in range(9)}) > 1
+    with pytest.raises(UserError, match="no lines"):
+        examples(TOKENIZER, "short", 3)
+
+
+def test_attention_is_that_of_the_network(monkeypatch):
+    row, found, layer = RECORD.rows[3], [], type(MODEL.blocks[0].attention)
+    z = torch.from_numpy(np.where(row.text == MASKED, TOKENIZER.mask_id, row.text))
+    weights = layer.weights
+    monkeypatch.setattr(layer, "weights", lambda *a: found.append(weights(*a)) or found[-1])
+    MODEL(z[None])
+    np.testing.assert_allclose(row.look.attention, found[0][0].detach(), atol=0.02)
+    assert row.look.attention.shape == (2, 40, 40) and RECORD.heads == (1, 2)
+
+
+def test_tokens_are_chosen_by_click_and_drag(window):
+    s = State(at=END)
+    places = [middle_of(i, s) for i in (3, 6, 1)]
+    page = lay_out(LANES, s, (1000, 700), RULER)
+    first = after(s, mouse(*places[0], pygame.MOUSEBUTTONDOWN), page=page)
+    assert first.selected == {3} and not first.playing and card(first)  # the card stays
+    more = after(first, mouse(*places[1]), page=page)
+    assert more.selected == {3, 4, 5, 6}
+    assert after(more, mouse(*places[2]), page=page).selected == {1, 2, 3}
+    up = mouse(*places[1], pygame.MOUSEBUTTONUP)
+    let_go = after(more, up, mouse(*places[2]), page=page)
+    assert let_go.selected == {3, 4, 5, 6} and card_commands(LANES, let_go) == ["erase"]
+    assert after(let_go, press("Escape")).selected == set()
+    assert after(let_go, mouse(1, 1, pygame.MOUSEBUTTONDOWN), page=page).selected == set()
+    again = mouse(*places[0], pygame.MOUSEBUTTONDOWN)
+    assert after(replace(first, dragging=None), again, page=page).selected == set()
+
+
+def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
+    alone = State(at=END, selected=frozenset([9]))
+    choices, page = card_commands(LANES, alone), lay_out(LANES, alone, (1000, 700), RULER)
+    assert choices[0] == "erase" and len(choices) == 1 + RIVALS
+    for k, command in enumerate(choices):  # by click, and by key
+        area = next(item for item in page.overlay if item.command == command)
+        clicked = after(alone, mouse(area.x + 1, area.y + 1, pygame.MOUSEBUTTONDOWN), page=page)
+        pressed = after(alone, *[press("Down")] * k, press("Return"))
+        assert clicked.request == pressed.request == command
+    for state, ends in (
+        (alone, companions(RECORD, LAST, 9)),  # what was drawn with it
+        (
+            replace(alone, head=1),
+            RECORD.rows[RECORD.rows[-1].since[9] - 1].look.attention[0, 9].argsort()[-12:],
+        ),
+    ):
+        page = lay_out(LANES, state, (1000, 700), RULER)
+        boxes = {item.token: item for item in anchors(page)}
+        middles = {(b.x + b.w / 2, b.y + b.h / 2) for i, b in boxes.items() if i in ends}
+        lines = [item for item in page.items if item.kind == "line"]
+        reached = {(line.x, line.y) for line in lines} | {(b.x + b.w, b.y + b.h) for b in lines}
+        close = [np.abs(np.subtract(list(reached), m)).sum(axis=1).min() < 1 for m in middles]
+        assert all(close) and len(lines) == len(set(ends) - {9})
+
+
+def test_what_can_be_requested(window, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worker, state = work(), State(settings=ASKED)
+
+    def ask(command, **changes):
+        """Request something as the window does: the state when it is done."""
+        nonlocal state
+        state = handle(replace(state, message="", **changes), command, worker.lanes)
+        state = obey(state, worker, window, worker.lanes)
+        wait_for(lambda: all(lane.done for lane in worker.lanes) and not worker.busy)
+        return state
+
+    threading.Timer(0.5, worker.thread.start).start()
+    assert "being loaded" in ask("run").message
+    worker.real_text, (first,) = (TEXT + "And " + TEXT) * 9, worker.lanes
+    ask("erase", at=END, selected=frozenset([2, 3]))
+    (refilled,) = worker.lanes
+    assert np.flatnonzero(refilled.rows[-1].since).tolist() == [2, 3]
+    assert refilled.settings.seed == 2
+    ask("undo")
+    assert worker.lanes == (first,)
+    ask("branch", at=0.4, selected=frozenset())
+    (branch,) = worker.lanes
+    n = first.at(0.4)
+    assert branch.rows[:n] == first.rows[:n] and (branch.rows[-1].text != first.rows[-1].text).any()
+    assert "nothing is masked" in ask("branch", at=END).message
+    ask("compare")
+    seeds = [lane.settings.seed for lane in worker.lanes]
+    assert seeds[0] < seeds[1] and state.kept
+    ask("run", settings=replace(state.settings, steps=4))
+    shown = {item.text for item in lay_out(worker.lanes, state, (1000, 700), RULER).items}
+    assert f"steps 24, seed {seeds[0]}" in shown
+    ask("compare")
+    assert len(worker.lanes) == 1 and not state.kept
+    ask("example 1", settings=ASKED)
+    assert "_" in state.settings.prompt and worker.lanes[0].settings == state.settings
+    ask("corrupt")
+    assert worker.lanes[0].masked(0) == 0 and worker.lanes[0].rows[-1].time > 0.5
+    for name in ("picture", "picture", "animation"):
+        worker.message = ""
+        ask(name)
+        wait_for(lambda: worker.message)
+    made = [Image.open(tmp_path / name) for name in ("text-1.png", "text-2.png", "text-1.gif")]
+    assert made[0].size == made[2].size == (800, 600) and made[2].n_frames > 9
+    ask("copy", at=END)
+    assert pygame.scrap.get_text() == "".join(pieces(worker.lanes[0], -1)).replace("\0", "")
+    worker.close()
 
 
 # -- drawing, files, terminal

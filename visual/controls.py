@@ -13,7 +13,7 @@ from visual.record import MOST_STEPS, SAMPLERS, Settings, rivals
 from visual.typesetting import FADE
 
 VIEWS = {  # name: what it shows, in one line
-    "text": "Colour: how probable a word was when it was drawn. White: it was given.",
+    "text": "Colour: how probable a word was when it was drawn. Underlined: it was given.",
     "order": "Colour: when a word appeared. Any order can happen.",
     "prediction": "In each mask: what the model would write there now, the clearer the surer.",
 }
@@ -286,6 +286,6 @@ def advance(state, lanes, seconds):
     end = edge(lanes)
     if not state.playing or state.dragging:
         return state
-    length = SECONDS * max(0.2, max(lanes[0].rows[0].t, lanes[0].rows[-1].t))  # a gap takes less
+    length = SECONDS * max(0.2, max(row.t for row in lanes[0].rows))  # a gap takes less
     at = min(state.at + seconds * state.speed / length, max(end, state.at))
     return replace(state, at=float(at), playing=at < END, touring=state.touring and at < END)

@@ -158,18 +158,17 @@ def action_row(lanes, state, style, width):
     """What can be done."""
     theme, settings = style.theme, lanes[-1].settings
     ready = theme.accent if settings and state.settings != settings else theme.ink
+    colors = {"run": ready, "compare": theme.accent if state.kept else theme.ink}
     names = {
         "run": "▶ run",
         "new": "new seed",
         "branch": "branch here",
         "corrupt": "corrupt a text",
     }
-    names |= {"compare": "compare", "undo": "undo", "copy": "copy", "picture": "picture"}
-    names |= {"animation": "animation"}
-    colors = {"run": ready, "compare": theme.accent if state.kept else theme.ink}
     groups = [
-        [(name, colors.get(command, theme.ink), command, REQUESTS[command])]
-        for command, name in names.items()
+        [(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)]
+        for verb, tip in REQUESTS.items()
+        if " " not in verb  # the examples stand beside the prompt
     ]
     return flow(style, groups, width, style.px(20))
 
@@ -181,8 +180,10 @@ def prompt_row(lanes, state, style, width):
         text = visible(state.settings.prompt[:200])
         prompt = shorten(style.fonts, f"“{text}”" if text else "none", size, width / 2)
         label = ("prompt ", theme.faint, "prompt", TIPS["prompt"])
-        groups = [[label, (prompt, theme.ink, "prompt", TIPS["prompt"])], [("try", theme.faint)]]
-        for k, name in enumerate(("a beginning", "a gap", "a lost middle")):
+        groups = [[label, (prompt, theme.ink, "prompt", TIPS["prompt"])]]
+        names = ("a beginning", "a gap", "a lost middle") if width > style.px(600) else ()
+        groups += [[("try", theme.faint)]] if names else []
+        for k, name in enumerate(names):
             groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
         return flow(style, groups, width, style.px(22))
     label = style.text(0, 0, shorten(style.fonts, "prompt ", size, width / 2), theme.accent)
@@ -316,10 +317,9 @@ def threads(items, lanes, state, style):
     elif row.look is not None and record.done:
         weights = row.look.attention
         w = weights.mean(axis=0)[i] if state.head == 0 else weights[state.head - 1, i]
-        for j in w.argsort()[::-1][:12]:
-            found.append(
-                (int(j), mix(theme.page, theme.accent, 0.3 + 0.7 * w[j] / w.max()), 1 + 6 * w[j])
-            )
+        for j in map(int, w.argsort()[:-13:-1]):  # the more, the thicker and the brighter
+            k = w[j] / w.max()
+            found.append((j, mix(theme.page, theme.accent, 0.4 + 0.6 * k), 1 + 3 * k))
     lines, a = [], boxes[token]
     for j, color, wide in found:
         b = boxes.get(j + shift)

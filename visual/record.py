@@ -146,12 +146,13 @@ def facts(record, n, alone=True):
     """Where a run is in row n: (label, value) pairs that do not change their width."""
     row, total = record.rows[n], record.rows[-1].calls
     steps = record.length if record.causal else record.settings.steps
-    step = f"{round((1 - row.t) * steps):>{len(str(steps))}}/{steps}"
+    t = 0.0 if record.done and row is record.rows[-1] else row.t  # the last steps change nothing
+    step = f"{round((1 - t) * steps):>{len(str(steps))}}/{steps}"
     masked = f"{record.masked(n):>{len(str(record.length))}}"
     made = ("network calls", f"{row.calls:>{len(str(max(total, steps)))}}")
     seconds = record.seconds * row.calls / max(1, total)
     if alone:
-        return [("step", step), ("t", f"{row.t:.2f}"), ("masked", masked), made]
+        return [("step", step), ("t", f"{t:.2f}"), ("masked", masked), made]
     return [made, ("seconds", f"{seconds:.2f}")]
 
 

@@ -90,16 +90,16 @@ def examples(tokenizer, text, seed):
     lines = [line for line in text.split("\n") if 12 <= len(line.split()) <= 40]
     if len(lines) < 2:
         raise UserError("this model's validation text has no lines to choose from")
+
+    def without(before, lost, after):
+        masks = "_" * len(tokenizer.encode(" " + " ".join(lost)))
+        return " ".join([*before, masks, *after])
+
     k = int(np.random.default_rng(seed).integers(len(lines) - 1))
     first, second = (line.replace("_", r"\_").split() for line in lines[k : k + 2])
-    third, half = len(first) // 3, len(second) // 2
-    lost = first[third:], second[:half]
-    masks = [
-        "_" * len(tokenizer.encode(" " + " ".join(words)))
-        for words in (first[third:-third], sum(lost, []))
-    ]
-    gap = " ".join([*first[:third], masks[0], *first[-third:]])
-    return " ".join(first[:5]), gap, " ".join([*first[:third], masks[1], *second[half:]])
+    n, half = len(first) // 3, len(second) // 2
+    gap = without(first[:n], first[n:-n], first[-n:])
+    return " ".join(first[:5]), gap, without(first[:n], first[n:] + second[:half], second[half:])
 
 
 class Look:

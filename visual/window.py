@@ -80,7 +80,9 @@ def obey(state, worker, window, lanes):
             case ["copy"]:
                 record = lanes[0]
                 pygame.scrap.put_text(
-                    "".join(p or " _" for p in pieces(record, record.at(state.at)))
+                    "".join(p or " _" for p in pieces(record, record.at(state.at))).replace(
+                        "\0", ""
+                    )
                 )
                 state = replace(state, message="copied")
             case ["picture" | "animation" as kind]:
