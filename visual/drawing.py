@@ -55,6 +55,7 @@ class Fonts:
         self.scripts = {}  # for which script each font was last used
         self.missing = set()  # scripts that no font has
         self.first_with, self.width = cache(self.first_with), cache(self.width)
+        self.height = cache(self.height)
         self.image = lru_cache(4000)(self.image)
         self.first_with("a")
 

@@ -81,25 +81,22 @@ def glide(shown, layout, seconds, far):
     shown: the layout drawn then, or None. What goes farther than `far` pixels is there at once.
     Returns (layout, whether something still moves).
     """
-    if shown is None:
-        return layout, False
-    k = 1 - math.exp(-seconds / 0.08)  # how much of the way is done
     parts, items, moves, dx, dy = {}, [], False, 0.0, 0.0
-    for item in shown.items:
+    for item in shown.items if shown else ():
         if item.anchor:
             parts.setdefault(item.token, []).append(item)
+    rest = math.exp(-seconds / 0.08)  # how much of the way is still to go
     for item in layout.items:
-        if item.token is None:
-            items.append(item)
-            continue
         if item.anchor:
             old = parts.get(item.token) or [item]
             dx, dy = old[0].x - item.x, old[0].y - item.y
             del old[: len(old) > 1]
-            if abs(dx) > far or abs(dy) > far or abs(dx) + abs(dy) < 0.5:
-                dx = dy = 0.0
-            moves = moves or dx != 0 or dy != 0
-        items.append(item._replace(x=item.x + dx * (1 - k), y=item.y + dy * (1 - k)))
+            still = max(abs(dx), abs(dy)) > far or abs(dx) + abs(dy) < 0.5
+            dx, dy = (0.0, 0.0) if still else (dx * rest, dy * rest)
+            moves = moves or not still
+        if item.token is not None and (dx or dy):
+            item = item._replace(x=item.x + dx, y=item.y + dy)
+        items.append(item)
     return Layout(items, layout.overlay), moves
 
 
@@ -113,6 +110,8 @@ def joins(character):
 
 def direction(text):
     """How a text is read: "R" from right to left, "L" from left to right, "" if either will do."""
+    if text and text.isascii() and text[0].isalpha():  # most are
+        return "L"
     for character in text or "":
         kind = unicodedata.bidirectional(character)
         if kind in ("R", "AL"):

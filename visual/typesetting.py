@@ -39,6 +39,9 @@ class Spot(NamedTuple):
 def joined(shown, i):
     """Piece i, with marks that join Arabic letters to those of the neighbouring tokens."""
 
+    if shown[i].isascii():
+        return shown[i]
+
     def arabic(k, end):
         letters = [c for c in (shown[k] if 0 <= k < len(shown) else None) or "" if not joins(c)]
         return bool(letters) and unicodedata.bidirectional(letters[end]) == "AL"
@@ -111,7 +114,9 @@ def place_line(spots, line, space, width, rtl):
     parts = []  # spots, and None for a gap
     for spot in spots:
         parts += [None, spot] if spot.gap and parts else [spot]
-    parts = [parts[i] for i in visual_order([direction(p.text) if p else "" for p in parts], rtl)]
+    ways = [direction(part.text) if part else "" for part in parts]
+    if rtl or "R" in ways:
+        parts = [parts[i] for i in visual_order(ways, rtl)]
     total = sum(part.w if part else space for part in parts)
     x, placed = (width - total if rtl else 0.0), {}
     for before, part, after in zip([None, *parts], parts, [*parts[1:], None], strict=False):

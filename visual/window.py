@@ -115,6 +115,7 @@ def show(window, worker, state):
     """
     fonts, clock, lanes, lacking = Fonts(), pygame.Clock(), worker.lanes, ""
     layout = drawn = size = None  # layout: what is on the screen
+    sys.setswitchinterval(0.001)  # so that the sampler need not wait for each frame
     loaded = moving = False
     while state.request != "quit":
         surface = window.get_surface()
