@@ -93,7 +93,7 @@ def split_text(text, seed=0):
     """
     size = min(4000, max(1, len(text) // 50))
     blocks = [""]
-    for piece in pieces(text, 4 * size):
+    for piece in pieces(text, size):
         if len(blocks[-1]) >= size:
             blocks.append("")
         blocks[-1] += piece
@@ -103,11 +103,13 @@ def split_text(text, seed=0):
     return tuple("".join(blocks[i] for i in sorted(part)) for part in parts)
 
 
-def pieces(text, most):
-    """Cut a text after blank lines; what is longer than `most` after lines; else anywhere."""
+def pieces(text, size):
+    """Cut a text after blank lines; what is much longer than `size` after lines; else anywhere."""
     for paragraph in re.split(r"(?<=\n\n)(?!\n)", text):
-        for line in [paragraph] if len(paragraph) <= most else paragraph.splitlines(keepends=True):
-            yield from (line[i : i + most] for i in range(0, len(line), most))
+        short = len(paragraph) <= 4 * size
+        for line in [paragraph] if short else paragraph.splitlines(keepends=True):
+            step = size if len(line) > 4 * size else len(line) or 1
+            yield from (line[i : i + step] for i in range(0, len(line), step))
 
 
 def is_prepared(name):
@@ -184,6 +186,13 @@ def corpus_of(config, tokenizer, metadata):
     if corpus.digest() != metadata["text"]:
         raise UserError(f"{config.corpus}: not the text that the checkpoint was trained on")
     return corpus
+
+
+def open_test(config, tokenizer):
+    """(token ids, length in bytes) of the sealed test text. For published figures alone."""
+    test_text = split_text(load_text(config.corpus))[2]
+    ids = tokenizer.encode(test_text)
+    return np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(test_text.encode("utf-8"))
 
 
 def windows(tokens, starts, length):
