@@ -28,10 +28,12 @@ class Config:
     dropout: float = 0.0  # share of each layer's output zeroed at random, for texts read many times
     # the loss
     loss: str = "counts"  # draw a number of masks; "time": draw a time t, as in the paper
+    rate_power: float = 0.5  # training weighs a text by its share of masks to this power
     schedule: str = "linear"  # with the loss "time": a name in the notebook's SCHEDULES
     # the training
     steps: int = 3000
     batch_size: int = 32  # windows per step
+    short_windows: float = 0.25  # share of steps on shorter windows, more of them
     accumulation: int = 1  # split each batch into so many parts (when memory is short)
     optimizer: str = "muon"  # of the blocks' matrices; "adamw": one optimiser for everything
     muon_lr: float = 0.0025  # peak learning rate of Muon
@@ -136,7 +138,9 @@ def check(config):
             setattr(config, field.name, value := float(value))
         if type(value) is not field.type:
             raise UserError(f"{field.name} must be {field.type.__name__}, not {value!r}")
-        may_be_0 = field.name in ("warmup", "weight_decay", "dropout", "ema", "seed")
+        may_be_0 = field.name in (
+            "warmup", "weight_decay", "dropout", "ema", "seed", "short_windows", "rate_power"
+        )  # fmt: skip
         if field.type in (int, float) and not (0 < value < 1e9 or (may_be_0 and value == 0)):
             least = "at least" if may_be_0 else "greater than"
             raise UserError(f"{field.name} must be {least} 0 and below 1e9, not {value}")
@@ -162,7 +166,7 @@ def check(config):
             f"d_model ({config.d_model}) must divide into {config.n_heads} heads of even "
             f"width: try {max(1, config.d_model // width) * width}"
         )
-    for name in ("ema", "dropout"):
+    for name in ("ema", "dropout", "short_windows"):
         if getattr(config, name) >= 1:
             raise UserError(f"{name} must be from 0 to below 1, not {getattr(config, name)}")
     if config.accumulation > config.batch_size:
