@@ -73,7 +73,7 @@ PRESETS = {
     ),
     "included": SMALL  # the model in checkpoints/
     | dict(context=256, d_model=256, n_heads=4, dropout=0.1)
-    | dict(steps=4000, eval_every=500, save_every=100),
+    | dict(steps=3200, eval_every=400, save_every=100),
     "included-twin": SMALL  # its twin is done sooner, and memorises the book if it may
     | dict(context=256, d_model=256, n_heads=4, causal=True, steps=700)
     | dict(muon_lr=0.02, eval_every=100, save_every=100),  # 0.0025 was found for diffusion
