@@ -75,8 +75,8 @@ PRESETS = {
     | dict(context=256, d_model=256, n_heads=4, dropout=0.1)
     | dict(steps=3200, eval_every=400, save_every=100),
     "included-twin": SMALL  # its twin is done sooner, and memorises the book if it may
-    | dict(context=256, d_model=256, n_heads=4, causal=True, steps=700)
-    | dict(muon_lr=0.02, eval_every=100, save_every=100),  # 0.0025 was found for diffusion
+    | dict(context=256, d_model=256, n_heads=4, dropout=0.1, causal=True, short_windows=0.0)
+    | dict(steps=1000, muon_lr=0.01, eval_every=200, save_every=100),  # a rate found for it
 }
 CHOICES = {
     "optimizer": ("muon", "adamw"),
