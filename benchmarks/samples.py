@@ -36,16 +36,19 @@ from saving import load_checkpoint
 
 PAGE = """# Samples of {name}
 
-Written by `python benchmarks/samples.py`, with fixed seeds; nothing is chosen and nothing is edited. The model has read the training \
-text; the passages come from the validation text, evenly spread, which it has not.
+Written by `python benchmarks/samples.py`, with fixed seeds; nothing is chosen and nothing is \
+edited. The model has read the training text; the passages come from the validation text, evenly \
+spread, which it has not.
 
 ## Which sampler?
 
-{n} texts of {length} tokens from each, and as many real ones. *Distinct pairs*: the share of different ones among all pairs of \
-neighbouring words. *No words*: the share of words that the training text does not have. *Longest copy*: the longest piece of a text \
-that stands verbatim in the training text, in characters, the median. *Nats*: what the twin, an independent judge, needs for a token; \
-± is the standard error over the texts. Low is not good by itself: a text that says the same thing again and again is cheap. \
-*Corrected*: five times, a twentieth of the tokens is masked again at random and filled anew.
+{n} texts of {length} tokens from each, and as many real ones. *Distinct pairs*: the share of \
+different ones among all pairs of neighbouring words. *No words*: the share of words that the \
+training text does not have. *Longest copy*: the longest piece of a text that stands verbatim in \
+the training text, in characters, the median. *Nats*: what the twin, an independent judge, needs \
+for a token; ± is the standard error over the texts. Low is not good by itself: a text that says \
+the same thing again and again is cheap. *Corrected*: five times, a twentieth of the tokens is \
+masked again at random and filled anew.
 
 | | calls | distinct pairs | no words | longest copy | nats per token |
 |---|---:|---:|---:|---:|---:|
@@ -53,7 +56,8 @@ that stands verbatim in the training text, in characters, the median. *Nats*: wh
 
 ## Blanks
 
-One to three words are masked. Under each passage: what the model expects at each blank, the likeliest first; the true word is in bold.
+One to three words are masked. Under each passage: what the model expects at each blank, the \
+likeliest first; the true word is in bold.
 
 {blanks}
 
@@ -213,14 +217,14 @@ def gap(model, tokenizer, ids, generator, **options):
     return f"{quoted(before)[:-2]}{bold(inside)}{quoted(after)[2:]}\n>\n> (the book: {true})"
 
 
-def report(path, twin_path, n=16, shown=4):
+def report(path, twin_path, n=16, shown=4, length=None, known=None):
     """The whole file as text, and the figures."""
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
     twin, its_tokenizer, _ = load_checkpoint(twin_path, DiffusionTransformer)
     assert its_tokenizer == tokenizer, "the judge needs the same tokenizer"
-    L = min(model.config.context, twin.config.context)
+    L = length or min(model.config.context, twin.config.context)
     train_text, val_text = load_parts(model.config.corpus, ROOT / "data")
-    val = np.array(tokenizer.encode(val_text))
+    train_text, val = train_text[:known], np.array(tokenizer.encode(val_text))
 
     def noise(seed=1):
         return torch.Generator().manual_seed(seed)
@@ -269,7 +273,7 @@ def main():
     parser.add_argument("--twin", default=folder / "kjv-twin.safetensors")
     parser.add_argument("--save", default=folder / "samples.md")
     arguments = parser.parse_args()
-    options = dict(n=1, shown=1) if arguments.smoke else {}
+    options = dict(n=1, shown=1, length=8, known=10_000) if arguments.smoke else {}
     page, rows = report(arguments.checkpoint, arguments.twin, **options)
     if not arguments.smoke:
         write_atomically(arguments.save, page.encode("utf-8"))

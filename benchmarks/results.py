@@ -1,12 +1,12 @@
 """The published figures: this opens the sealed test text. Choose settings before, not by it.
 
-    python benchmarks/publish.py                                   the included pair
-    python benchmarks/publish.py checkpoints/*.safetensors         these runs
+    python benchmarks/results.py                                   the included pair
+    python benchmarks/results.py checkpoints/*.safetensors         these runs
 
 Training and validation never see the test text (`split_text` in corpus.py). Here it is read by the
 compressors, which know the training text, and by the models. Runs that differ in their seed alone
 are one row: their mean, and its standard error over the seeds. With one seed, ± is the error of the
-measurement alone. All figures go to publish.json as well.
+measurement alone. All figures go to results.json as well.
 
 A compressor goes on learning while it reads; a network with fixed weights does not. So there is a
 second figure for PPMd, "frozen": each window of the test text is compressed right after the
