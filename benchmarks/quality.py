@@ -5,8 +5,9 @@
 
 The base is the preset "small" with uniform mask rates and whole windows only. Each run computes on
 one thread, so that `--jobs` of them side by side do not wait for each other; "CPU" is its processor
-time, the last evaluation's included, compared with the base's. Results are added to quality.json, and the tables of
-quality.md are written from it. The figures are bounds on all of the validation text.
+time, the last evaluation's included, compared with the base's. Results are added to quality.json,
+and the tables of quality.md are written from it. The figures are bounds on all of the validation
+text.
 """
 
 import json
