@@ -81,9 +81,6 @@ def test_every_control_in_a_real_window(screen, tmp_path):
     def do(*command):
         subprocess.run(["xdotool", *map(str, command)], check=True, capture_output=True)
 
-    do("mousemove", 500, 350)
-    under = subprocess.check_output(["xdotool", "getmouselocation", "--shell"], text=True)
-    do("windowfocus", under.split("WINDOW=")[1].strip())  # no window manager does it here
     page = lay_out(
         [begin(model, tokenizer, Settings(length=40, prompt="In the"))],
         State(at=END),
@@ -104,7 +101,8 @@ def test_every_control_in_a_real_window(screen, tmp_path):
         *["mousemove", *place(token=1), "mouseup", 1],
     )
     controls = {  # in this order
-        "to the start": keys("Home"), "faster": keys("period", "period", "period", "period"), "to the end": keys("End"),
+        "to the start": keys("Home"),
+        "faster": keys("period", "period", "period", "period"), "to the end": keys("End"),
         **{f"the view {view}": keys(str(k)) for k, view in ((2, "order"), (3, "prediction"))},
         "a view by click": lambda: click("view text"),
         "a step back": lambda: click("step -1"),
@@ -128,6 +126,9 @@ def test_every_control_in_a_real_window(screen, tmp_path):
     }  # fmt: skip
     assert b"million parameters" in program.stdout.readline()  # it is loaded
     settled(screen, 3)
+    do("mousemove", 500, 350)
+    under = subprocess.check_output(["xdotool", "getmouselocation", "--shell"], text=True)
+    do("windowfocus", under.split("WINDOW=")[1].strip())  # no window manager does it here
     for name, use in controls.items():
         before = settled(screen)
         use()
