@@ -30,8 +30,10 @@ class Shards:
     """Files of tokens that read as one long array. Only what is asked for comes into memory.
 
     paths, lengths: the files, and how many tokens are in each. Each file is opened for each
-    reading: thousands of them may not all be open at once.
+    reading: thousands of them may not all be open at once. unread: whether the last reading failed.
     """
+
+    unread = False
 
     def __init__(self, paths, lengths, dtype, digest):
         self.paths, self.lengths, self.dtype, self.digest = paths, lengths, dtype, digest
@@ -46,6 +48,7 @@ class Shards:
 
         Raises UserError if a file is not the one that was there at the beginning.
         """
+        self.unread = True
         start, stop, _ = part.indices(len(self))
         found, i = [np.empty(0, self.dtype)], bisect_right(self.ends, start)
         while start < stop:
@@ -53,14 +56,14 @@ class Shards:
             count = min(stop, self.ends[i]) - start
             try:
                 with self.paths[i].open("rb") as file:
-                    same = version(os.fstat(file.fileno())) == self.versions[i]
+                    if version(os.fstat(file.fileno())) != self.versions[i]:
+                        raise OSError(0, "it has been changed while it was in use")
                     offset = place * self.dtype.itemsize
                     found.append(np.fromfile(file, self.dtype, count, offset=offset))
             except OSError as error:
                 raise UserError(f"{self.paths[i]}: cannot be read ({error.strerror})") from None
-            if not same:
-                raise UserError(f"{self.paths[i]}: has been changed while it was in use")
             start, i = start + count, i + 1
+        self.unread = False
         return np.concatenate(found)
 
 
