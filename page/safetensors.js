@@ -4,7 +4,7 @@
 const DAMAGED = "The file of the model is damaged: reload the page, or open another file.";
 
 /** The bytes of a file, as a Uint8Array; `progress(done, total)` is told in bytes. */
-export async function download(address, progress) {
+export async function download(address, progress = () => {}) {
   const response = await fetch(address).catch(() => null);
   if (!response) throw new Error(`${address} cannot be reached: look at your connection, reload.`);
   if (!response.ok) throw new Error(`${address} is not there (the server says ${response.status}).`);
