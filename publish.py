@@ -10,8 +10,8 @@ import argparse
 import contextlib
 import os
 import shutil
+import sys
 import webbrowser
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -47,8 +47,11 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def server(port=0):
-    """A server on this machine's loopback address only; port 0: any that is free."""
-    return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(HERE)))
+    """A server on this machine's loopback address only; port 0: any that is free. UserError."""
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {port} cannot be used ({error})") from None
 
 
 def build(folder):
@@ -71,21 +74,20 @@ def build(folder):
 
 
 def main(options):
-    """What `python run.py page` does. Raises UserError."""
+    """What `python run.py page` does."""
     parser = argparse.ArgumentParser(prog="run.py page", description=__doc__.split("\n")[0])
     parser.add_argument("--build", metavar="FOLDER", help="write the site into this folder")
     parser.add_argument("--port", type=int, default=0, help="where to serve it (0: any free port)")
     parser.add_argument("--no-browser", action="store_true", help="only serve it")
     arguments = parser.parse_args(options)
-    if arguments.build:
-        return build(arguments.build)
     try:
-        httpd = server(arguments.port)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"port {arguments.port} cannot be used ({error})") from None
-    with httpd, contextlib.suppress(KeyboardInterrupt):
-        address = f"http://127.0.0.1:{httpd.server_port}/"
-        print(f"{address} (Ctrl-C ends it)", flush=True)
-        if not arguments.no_browser:
-            webbrowser.open(address)
-        httpd.serve_forever()
+        if arguments.build:
+            return build(arguments.build)
+        with server(arguments.port) as httpd, contextlib.suppress(KeyboardInterrupt):
+            address = f"http://127.0.0.1:{httpd.server_port}/"
+            print(f"{address} (Ctrl-C ends it)", flush=True)
+            if not arguments.no_browser:
+                webbrowser.open(address)
+            httpd.serve_forever()
+    except UserError as error:
+        sys.exit(str(error))

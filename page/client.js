@@ -1,45 +1,49 @@
-// What all parts of the page share: the model's thread, what is said aloud, the address.
+// What all parts of the page share: the model's thread, messages to the reader, the address.
 
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-const waiting = new Map(); // id of a job -> what to do with its messages
+const waiting = new Map(); // number of a job -> what to do with its messages
 let jobs = 0;
 
-worker.onmessage = ({ data: { id, state, done, error } }) => {
-  const { onState, resolve, reject } = waiting.get(id);
-  if (state !== undefined) return onState(state);
+worker.onmessage = ({ data: { id, state, error } }) => {
+  const { onState, resolve, reject, wanted } = waiting.get(id);
+  if (state !== undefined) return wanted() && onState(state);
   waiting.delete(id);
-  if (error) reject(new Error(error));
-  else resolve(done);
+  if (error && wanted()) reject(new Error(error));
+  else resolve(wanted());
 };
 worker.onerror = () => {
-  for (const { reject } of waiting.values()) {
-    reject(new Error("A part of the page is missing, or this browser is too old: reload the page."));
-  }
+  const error = "A part of the page is missing, or this browser is too old: reload the page.";
+  for (const { reject } of waiting.values()) reject(new Error(error));
 };
 
-/** Start a job of worker.js: {done: a promise, stop()}. onState gets each of its states. */
-export function ask(job, what, onState) {
-  const id = ++jobs;
-  let wanted = true;
-  const done = new Promise((resolve, reject) => {
-    waiting.set(id, { onState: (state) => wanted && onState(state), resolve, reject });
-    worker.postMessage({ id, job, ...what });
-  });
-  const stop = () => {
-    wanted = false;
-    worker.postMessage({ id, job: "stop" });
+/** A part of the page does one thing at a time: each `ask(job, what, onState)` ends the one before.
+ *
+ * It starts a job of worker.js; onState gets each of its states. The promise is true at the end,
+ * and false if the job was ended, which `ask.stop()` also does. */
+export function oneAtATime() {
+  let current = 0;
+  const ask = (job, what, onState) => {
+    ask.stop();
+    const id = (current = ++jobs);
+    return new Promise((resolve, reject) => {
+      waiting.set(id, { onState, resolve, reject, wanted: () => current === id });
+      worker.postMessage({ id, job, ...what });
+    });
   };
-  return { done, stop };
+  ask.stop = () => {
+    if (current) worker.postMessage({ id: current, job: "stop" });
+    current = 0;
+  };
+  return ask;
 }
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** An element with attributes and children; texts are inserted as texts, never as HTML. */
 export function make(name, attributes = {}, ...children) {
-  const svg = ["svg", "g", "line", "circle", "text", "path"].includes(name);
-  const element = svg
-    ? document.createElementNS("http://www.w3.org/2000/svg", name)
-    : document.createElement(name);
+  const svg = ["g", "line", "circle", "text", "path"].includes(name);
+  const space = `http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`;
+  const element = document.createElementNS(space, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.append(...children);
   return element;
@@ -50,27 +54,45 @@ export function say(text) {
   $("#live").textContent = text;
 }
 
-/** One sentence for a reader who can do something about it; "" takes it away. */
-export function complain(text) {
-  $("#problem").textContent = text;
-  $("#problem").hidden = !text;
+/** Do something; if it fails, the reader gets one sentence. */
+export async function attempt(action) {
+  let problem = "";
+  try {
+    await action();
+  } catch (error) {
+    problem = error.message;
+  }
+  $("#problem").textContent = problem;
+  $("#problem").hidden = !problem;
 }
 
-/** The settings in a form, each as its type says, a number never out of its range. */
+export function onSubmit(form, action) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(action);
+  });
+}
+
+/** The settings in a form, each as its type says; a number is never out of its range. */
 export function settings(form) {
+  const number = ({ valueAsNumber, defaultValue, min, max, step }) => {
+    const value = Number.isFinite(valueAsNumber) ? valueAsNumber : Number(defaultValue);
+    const inside = Math.min(Math.max(value, Number(min)), Number(max));
+    return step === "1" ? Math.round(inside) : inside;
+  };
   const fields = [...form.elements].filter(({ name }) => name);
-  return Object.fromEntries(fields.map((field) => {
-    if (!["number", "range"].includes(field.type)) return [field.name, field.value];
-    const value = Number.isFinite(field.valueAsNumber) ? field.valueAsNumber : Number(field.defaultValue);
-    const inside = Math.min(Math.max(value, Number(field.min)), Number(field.max));
-    return [field.name, field.step === "1" ? Math.round(inside) : inside];
-  }));
+  const value = (field) => (/number|range/.test(field.type) ? number(field) : field.value);
+  return Object.fromEntries(fields.map((field) => [field.name, value(field)]));
 }
 
 /** Beside a slider stands its value. */
 export function showValue(field) {
   const output = field.closest("label")?.querySelector("output");
   if (output) output.value = field.value;
+}
+
+export function nextSeed(form) {
+  form.seed.value = (settings(form).seed + 1) % 2 ** 32;
 }
 
 /** The address of the page holds its state: #write&seed=7&... */

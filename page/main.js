@@ -1,65 +1,64 @@
-// The page: loads the model, then its parts come to life one by one.
+// The page: loads the model, then all its parts come to life.
 
-import { $, ask, complain, make, readAddress, say, showValue } from "./client.js";
+import { $, attempt, make, oneAtATime, readAddress, say, showValue } from "./client.js";
 import { Tokenizer } from "./tokenizer.js";
 import * as cube from "./cube.js";
 import * as destroy from "./destroy.js";
-import * as many from "./many.js";
-import * as race from "./race.js";
+import * as lanes from "./lanes.js";
 import * as surprise from "./surprise.js";
 import * as write from "./write.js";
 
-/** Load the model, from the site or from a file's bytes, and start all parts with it. */
-async function load(what) {
-  const megabytes = (n) => (n / 1e6).toFixed(1);
-  try {
-    complain("");
-    await ask("load", what, (state) => {
-      if (state.total) {
-        $("#progress").value = state.done / state.total;
-        $("#status").textContent = `${megabytes(state.done)} of ${megabytes(state.total)} MB`;
-        return;
-      }
-      const millions = (state.parameters / 1e6).toFixed(1);
-      $("#progress").hidden = true;
-      $("#status").textContent = `${millions} million parameters, calculated in ${state.arithmetic}`;
-      const model = { ...state, tokens: new Tokenizer(state.tokenizer) };
-      document.body.classList.add("ready");
-      for (const element of document.querySelectorAll("fieldset")) element.disabled = false;
-      for (const field of document.querySelectorAll("[name=length]")) field.max = state.config.context;
-      say("The model is loaded.");
-      for (const part of [write, destroy, many, surprise, cube, race]) part.start(model);
-    }).done;
-  } catch (error) {
-    complain(error.message);
+const ask = oneAtATime();
+
+/** Load a model, {address} or {bytes}, and start all parts with it. */
+function load(what) {
+  attempt(async () => {
+    await ask("load", what, (state) => (state.total ? showProgress(state) : begin(state)));
+  }).then(() => {
     if (!document.body.classList.contains("ready")) $("#status").textContent = "No model is loaded.";
-  }
+  });
 }
 
-// a checkpoint of one's own can be dropped anywhere, or chosen
+function showProgress({ done, total }) {
+  $("#progress").value = done / total;
+  const [a, b] = [done, total].map((bytes) => (bytes / 1e6).toFixed(1));
+  $("#status").textContent = `${a} of ${b} MB`;
+}
+
+function begin({ config, tokenizer, parameters, arithmetic }) {
+  const model = { config, tokens: new Tokenizer(tokenizer) };
+  const millions = (parameters / 1e6).toFixed(1);
+  $("#status").textContent = `${millions} million parameters, calculated in ${arithmetic}`;
+  $("#progress").hidden = true;
+  document.body.classList.add("ready");
+  for (const fieldset of document.querySelectorAll("fieldset")) fieldset.disabled = false;
+  $("[name=length]").max = config.context;
+  say("The model is loaded.");
+  for (const part of [write, destroy, lanes, surprise, cube]) part.start(model);
+}
+
+// a checkpoint of one's own can be chosen, or dropped anywhere
+async function open([file]) {
+  if (file) load({ bytes: new Uint8Array(await file.arrayBuffer()) });
+}
 addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", async (event) => {
+addEventListener("drop", (event) => {
   event.preventDefault();
-  const [file] = event.dataTransfer.files;
-  if (file) load({ bytes: new Uint8Array(await file.arrayBuffer()) });
+  open(event.dataTransfer.files);
 });
-$("#file").addEventListener("change", async ({ target }) => {
-  const [file] = target.files;
-  target.value = "";
-  if (file) load({ bytes: new Uint8Array(await file.arrayBuffer()) });
-});
+$("#file").addEventListener("change", ({ target }) => open(target.files));
+
 $("#theme").addEventListener("click", () => {
   const { style } = document.documentElement;
-  const now = style.colorScheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  style.colorScheme = now === "dark" ? "light" : "dark";
+  const usual = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  style.colorScheme = (style.colorScheme || usual) === "dark" ? "light" : "dark";
 });
-for (const field of document.querySelectorAll("input[type=range]")) {
-  field.addEventListener("input", () => showValue(field));
+for (const slider of document.querySelectorAll("input[type=range]")) {
+  slider.addEventListener("input", () => showValue(slider));
 }
-for (const part of document.querySelectorAll("main section[id]")) {
-  const item = make("li", {}, make("a", { href: `#${part.id}` }, $("h2", part).textContent));
-  $("#parts").append(item);
+for (const part of document.querySelectorAll("main section")) {
+  const link = make("a", { href: `#${part.id}` }, $("h2", part).textContent);
+  $("#parts").append(make("li", {}, link));
 }
-const { part } = readAddress();
-if (part) document.getElementById(part)?.scrollIntoView();
+document.getElementById(readAddress().part)?.scrollIntoView();
 load({ address: "kjv.safetensors" });

@@ -1,108 +1,90 @@
 // How surprised is it? The bound on a text's likelihood, beside the browser's own gzip.
 
-import { $, ask, complain, make, say } from "./client.js";
+import { $, make, oneAtATime, onSubmit, say } from "./client.js";
 import { probabilityColor } from "./colors.js";
 import { TextView } from "./text.js";
 
-const MOST = 16; // windows; and samples of each:
+const WINDOWS = 16; // a text is cut into at most so many, and each is measured so often:
 const SAMPLES = 128;
 const form = $("#surprise form");
 const view = new TextView($("#surprise .text"), { point });
+const ask = oneAtATime();
 let model;
-let ids = [];
-let each = []; // nats of each token
-let job;
+let ids = []; // of the text
+let each = []; // the nats of each token
 
-/** [mean, error] of so many nats for the ids of a text, as texts in bits per byte. */
+/** So many nats, and their error, for the ids of a text: in bits per byte, as texts. */
 export function bitsPerByte(model, ids, nats, error) {
   const bytes = ids.reduce((sum, id) => sum + model.tokens.tokenBytes[id].length, 0);
   return [nats, error].map((n) => (Number.isFinite(n) ? (n / Math.LN2 / bytes).toFixed(2) : "?"));
 }
 
-/** The size of a text in gzip's form, in bits per byte; null where the browser has no gzip. */
+/** The size of a text in gzip's form, in bits per byte. */
 async function gzip(text) {
-  if (!globalThis.CompressionStream) return null;
   const bytes = new TextEncoder().encode(text);
   const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream("gzip"));
   return (8 * (await new Response(stream).arrayBuffer()).byteLength) / bytes.length;
 }
 
 async function measure() {
-  job?.stop();
-  complain("");
-  const { context: L } = model.config;
-  ids = model.tokens.encode(form.words.value).slice(0, MOST * L);
+  ask.stop();
+  const L = model.config.context;
+  ids = model.tokens.encode(form.words.value).slice(0, WINDOWS * L);
   each = [];
-  const text = model.tokens.decode(ids);
-  const windows = Array.from({ length: Math.ceil(ids.length / L) }, (_, i) => ids.slice(L * i, L * (i + 1)));
   drawText();
-  if (!ids.length) return complain("There is no text to measure: write or paste one.");
-  const zipped = await gzip(text);
-  $("#gzip").textContent = zipped === null ? "?" : zipped.toFixed(2);
+  if (!ids.length) throw new Error("There is no text to measure: write or paste one.");
+  const windows = [];
+  for (let l = 0; l < ids.length; l += L) windows.push(ids.slice(l, l + L));
+  const zipped = await gzip(model.tokens.decode(ids));
+  $("#gzip").textContent = zipped.toFixed(2);
   const curve = [];
-  const mine = (job = ask("bound", { windows, seed: 1, most: SAMPLES }, (state) => {
+  const finished = await ask("bound", { windows, seed: 1, most: SAMPLES }, (state) => {
     each = state.each;
-    const [bits, error] = bitsPerByte(model, ids, state.nats, state.error);
-    $("#bound").textContent = `${bits} ± ${error}`;
+    const figures = bitsPerByte(model, ids, state.nats, state.error);
+    $("#bound").textContent = figures.join(" ± ");
     $("#surprise .facts").textContent = `${state.n} of ${SAMPLES} samples`;
-    curve.push([bits, error].map(Number));
-    drawCurve(curve, zipped);
+    curve.push(figures.map(Number));
+    drawCurve(curve);
     drawText();
-  }));
-  try {
-    await mine.done;
-    if (job === mine) say(`At most ${$("#bound").textContent} bits per byte; gzip ${$("#gzip").textContent}.`);
-  } catch (error) {
-    complain(error.message);
-  }
+  });
+  if (finished) say(`At most ${$("#bound").textContent} bits per byte, and ${zipped.toFixed(2)} with gzip.`);
 }
 
+const inBits = (l) => (each[l] >= 0 ? `${(each[l] / Math.LN2).toFixed(1)} bits` : "");
+
 function drawText() {
-  const pieces = model.tokens.pieces(ids);
-  view.draw(pieces.map((piece, l) => {
-    if (!(each[l] >= 0)) return { piece, label: piece };
-    const bits = (each[l] / Math.LN2).toFixed(1);
-    return { piece, ink: probabilityColor(Math.exp(-each[l])), label: `${piece}, ${bits} bits` };
+  view.draw(model.tokens.pieces(ids).map((piece, l) => {
+    const ink = each[l] >= 0 ? probabilityColor(Math.exp(-each[l])) : "";
+    return { piece, ink, label: `${piece} ${inBits(l)}` };
   }));
 }
 
 function point(l) {
-  const bits = each[l] >= 0 ? `“${model.tokens.decode([ids[l]])}”: ${(each[l] / Math.LN2).toFixed(1)} bits` : "\u00a0";
-  $("#word").textContent = l === null ? "\u00a0" : bits;
+  const known = l !== null && inBits(l);
+  $("#word").textContent = known ? `“${model.tokens.decode([ids[l]])}”: ${inBits(l)}` : "\u00a0";
 }
 
-/** The mean and its error, against the number of samples; gzip as a dashed line. */
-function drawCurve(curve, zipped) {
-  const [width, height] = [600, 90];
-  const last = curve.at(-1)[0];
-  const top = Math.max(last * 1.6, 0.1);
-  const x = (n) => (width * n) / SAMPLES;
-  const y = (bits) => height - Math.min(Math.max(bits / top, 0), 1) * height;
-  const points = curve.map(([bits, error], i) => [x(i + 1), y(bits - (error || top)), y(bits + (error || top)), y(bits)]);
-  const band = [...points.map(([a, low]) => `${a},${low}`), ...points.reverse().map(([a, , high]) => `${a},${high}`)];
-  const line = points.reverse().map(([a, , , middle]) => `${a},${middle}`);
-  $("#curve").replaceChildren(
-    make("path", { d: `M${band.join("L")}Z`, class: "band" }),
-    make("path", { d: `M${line.join("L")}`, class: "curve" }),
-    ...(zipped && zipped < top ? [make("path", { d: `M0,${y(zipped)}H${width}`, class: "gzip" })] : []),
-  );
+/** The mean and its error, against the number of samples. */
+function drawCurve(curve) {
+  const top = 1.6 * curve.at(-1)[0] || 1;
+  const points = (height) => curve.map(([bits, error], i) => {
+    const y = 1 - Math.min(Math.max(height(bits, error || 0) / top, 0), 1);
+    return `${(600 * (i + 1)) / SAMPLES},${90 * y}`;
+  });
+  const [low, high] = [points((bits, error) => bits - error), points((bits, error) => bits + error)];
+  const band = make("path", { class: "band", d: `M${[...low, ...high.reverse()].join("L")}Z` });
+  const line = make("path", { class: "curve", d: `M${points((bits) => bits).join("L")}` });
+  $("#curve").replaceChildren(band, line);
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  measure();
-});
+onSubmit(form, measure);
 $("#shuffle").addEventListener("click", () => {
-  const words = form.words.value.split(/\s+/);
-  for (let i = words.length - 1; i > 0; i--) {
-    const j = Math.floor(Math.random() * (i + 1));
-    [words[i], words[j]] = [words[j], words[i]];
-  }
-  form.words.value = words.join(" ");
-  measure();
+  const words = form.words.value.split(/\s+/).map((word) => [Math.random(), word]);
+  form.words.value = words.sort(([a], [b]) => a - b).map(([, word]) => word).join(" ");
+  form.requestSubmit();
 });
 
 export function start(loaded) {
   model = loaded;
-  job?.stop();
+  ask.stop();
 }

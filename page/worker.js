@@ -8,7 +8,7 @@ import { download } from "./safetensors.js";
 import { best, adjust, generator, maskedNats, nelbo, sample, sampleTwin } from "./sampling.js";
 
 let model, twin, wasm;
-const unwanted = new Set();
+const running = new Set(); // the numbers of the jobs that somebody still wants
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 const GOLDEN = (Math.sqrt(5) - 1) / 2; // its multiples, modulo 1, spread evenly, however many
 
@@ -90,21 +90,22 @@ const jobs = {
     const runs = [sample(model, z, options), sampleTwin(twin, z, options)];
     const lanes = runs.map((run, lane) => ({ lane, run, seconds: 0 }));
     while (lanes.length) {
-      lanes.sort((a, b) => a.seconds - b.seconds);
-      const [{ lane, run, seconds }] = lanes;
+      const turn = lanes.sort((a, b) => a.seconds - b.seconds)[0];
       const start = performance.now();
-      const { value: state, done } = run.next();
+      const { value: state, done } = turn.run.next();
+      turn.seconds += (performance.now() - start) / 1000;
       if (done) lanes.shift();
-      else yield { lane, state, seconds: (lanes[0].seconds += (performance.now() - start) / 1000) };
+      else yield { lane: turn.lane, state, seconds: turn.seconds };
     }
   },
 };
 
 onmessage = async ({ data: { id, job, ...what } }) => {
-  if (job === "stop") return unwanted.add(id);
+  if (job === "stop") return running.delete(id);
+  running.add(id);
   try {
     for await (const state of jobs[job](what, (state) => postMessage({ id, state }))) {
-      if (unwanted.has(id)) break;
+      if (!running.has(id)) break;
       postMessage({ id, state });
       await pause();
     }
@@ -112,5 +113,5 @@ onmessage = async ({ data: { id, job, ...what } }) => {
   } catch (error) {
     postMessage({ id, error: error.message });
   }
-  unwanted.delete(id);
+  running.delete(id);
 };
