@@ -12,18 +12,10 @@ import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-port=0",
-    "--enable-precise-memory-info",
-]
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--hide-scrollbars", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--remote-debugging-port=0",
+]  # fmt: skip
 
 
 def find():
@@ -35,7 +27,7 @@ class Tab:
     """One page, and all that went wrong on it: uncaught errors, refused resources."""
 
     def __init__(self, address):
-        self.socket = websocket.create_connection(address, suppress_origin=True, timeout=300)
+        self.socket = websocket.create_connection(address, suppress_origin=True, timeout=60)
         self.number, self.troubles = 0, []
         for domain in ("Page", "Runtime", "Log", "Performance"):
             self.send(f"{domain}.enable")
@@ -53,9 +45,9 @@ class Tab:
             details = message.get("params", {})
             if message.get("method") == "Runtime.exceptionThrown":
                 self.troubles.append(str(details["exceptionDetails"]))
-            elif message.get("method") == "Log.entryAdded":
-                if details["entry"]["level"] == "error":
-                    self.troubles.append(details["entry"]["text"])
+            entry = details.get("entry", {})
+            if message.get("method") == "Log.entryAdded" and entry.get("level") == "error":
+                self.troubles.append(entry["text"])
 
     def run(self, code, **values):
         """Run the body of an async function, in which each of `values` is a constant."""
