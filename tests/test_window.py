@@ -42,7 +42,7 @@ def screen(monkeypatch):
     os.close(write)
 
 
-def changes(screen, before, seconds=20):
+def changes(screen, before, seconds=120):
     """Whether the screen becomes another picture."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -124,14 +124,15 @@ def test_every_control_in_a_real_window(screen, tmp_path):
     for name, use in controls.items():
         before = settled(screen)
         use()
-        assert name == "full screen" or changes(screen, before), name  # it fills it already
+        changed = changes(screen, before) or name == "full screen"  # which it fills already
+        if os.environ.get("SCREENSHOTS"):  # a folder, to look at them
+            screen().save(Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
+        assert changed, name
         assert program.poll() is None, name
     end = time.monotonic() + 120  # an animation takes its time
     while not (tmp_path / "text-1.gif").exists() and time.monotonic() < end:
         time.sleep(0.2)
     assert sorted(path.name for path in tmp_path.glob("text-*")) == ["text-1.gif", "text-1.png"]
     assert Image.open(tmp_path / "text-1.png").size == SIZE
-    if os.environ.get("SCREENSHOT"):  # to be looked at
-        screen().save(os.environ["SCREENSHOT"])
     do("key", "q")
     assert program.wait(timeout=20) == 0
