@@ -839,6 +839,7 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch):
     n = first.at(0.4)
     assert branch.rows[:n] == first.rows[:n] and (branch.rows[-1].text != first.rows[-1].text).any()
     assert "nothing is masked" in ask("branch", at=END).message
+    assert "choose words first" in ask("erase").message
     ask("compare")
     seeds = [lane.settings.seed for lane in worker.lanes]
     assert seeds[0] < seeds[1] and state.kept
@@ -899,7 +900,14 @@ def test_files(tmp_path, monkeypatch):
     gif, sheet, half = (Image.open(tmp_path / name) for name in ("a.gif", "a.png", "b.png"))
     assert half.tobytes() == next(pictures(LANES, state, size, [0.5])).tobytes()
     moments = list(pictures(LANES, state, size, np.linspace(0, END, 6)))
-    other = list(pictures(LANES, replace(state, speed=4.0, picked=2), size, np.linspace(0, END, 6)))
+    other = list(
+        pictures(
+            LANES,
+            replace(state, help=True, mouse=(99, 99), touring=True),
+            size,
+            np.linspace(0, END, 6),
+        )
+    )
     assert [a.tobytes() for a in moments] == [b.tobytes() for b in other]  # a file has no controls
     for i, moment in enumerate(moments):
         x, y = i % 2 * 401, i // 2 * 301

@@ -129,7 +129,7 @@ def test_every_control_in_a_real_window(screen, tmp_path):
             screen().save(Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
         assert changed, name
         assert program.poll() is None, name
-    end = time.monotonic() + 120  # an animation takes its time
+    end = time.monotonic() + 300  # an animation takes its time
     while not (tmp_path / "text-1.gif").exists() and time.monotonic() < end:
         time.sleep(0.2)
     assert sorted(path.name for path in tmp_path.glob("text-*")) == ["text-1.gif", "text-1.png"]

@@ -128,14 +128,8 @@ def on_press(state, item, lanes):
     if item is None or item.token is None:
         return replace(state, selected=frozenset())
     chosen = frozenset() if state.selected == {item.token} else frozenset([item.token])
-    return replace(
-        state,
-        selected=chosen,
-        line=0,
-        dragging=("tokens", item.token),
-        playing=False,
-        touring=False,
-    )
+    state = replace(state, selected=chosen, line=0, playing=False, touring=False)
+    return replace(state, dragging=("tokens", item.token))
 
 
 def on_key(event, state, lanes):

@@ -28,8 +28,9 @@ def pictures(lanes, state, size, moments, seconds=None):
     seconds: from one to the next, if they follow each other, so that words move gently.
     """
     fonts, page = Fonts(), None
+    state = State(view=state.view, theme=state.theme, controls=False)  # and no card, no help
     for moment in moments:
-        surface, state = pygame.Surface(size), replace(state, at=moment, controls=False)
+        surface, state = pygame.Surface(size), replace(state, at=moment)
         now = lay_out(lanes, state, size, fonts)
         page = glide(page, now, seconds, size[0] / 4)[0] if seconds else now
         draw_layout(surface, page, fonts, THEMES[state.theme].page)

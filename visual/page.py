@@ -91,9 +91,8 @@ def caption_row(lanes, state, style, width):
     text = state.message or text
     color = style.theme.accent if state.message or state.touring else style.theme.faint
     text = shorten(style.fonts, text, style.px(14), left - style.px(16))
-    return [style.text(0, 0, text, color), *moved(legend, left, 0)], style.fonts.height(
-        style.px(14)
-    )
+    label = style.text(0, 0, text, color)
+    return [label, *moved(legend, left, 0)], label.h
 
 
 def color_legend(view, style):
@@ -159,17 +158,11 @@ def action_row(lanes, state, style, width):
     theme, settings = style.theme, lanes[-1].settings
     ready = theme.accent if settings and state.settings != settings else theme.ink
     colors = {"run": ready, "compare": theme.accent if state.kept else theme.ink}
-    names = {
-        "run": "▶ run",
-        "new": "new seed",
-        "branch": "branch here",
-        "corrupt": "corrupt a text",
-    }
-    groups = [
-        [(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)]
-        for verb, tip in REQUESTS.items()
-        if " " not in verb  # the examples stand beside the prompt
-    ]
+    names = dict(run="▶ run", new="new seed", branch="branch here", corrupt="corrupt a text")
+    groups = []
+    for verb, tip in REQUESTS.items():
+        if " " not in verb:  # the examples stand beside the prompt
+            groups.append([(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)])
     return flow(style, groups, width, style.px(20))
 
 
@@ -195,9 +188,8 @@ def prompt_row(lanes, state, style, width):
     after = shorten(style.fonts, text[1][:1000], size, max(0, width - x - style.px(2)))
     start, end = (visible(field.text[:k]) for k in field.span)
     shift = x - style.fonts.width(text[0] + field.composing, size)
-    left, right = (
-        min(max(label.w, style.fonts.width(part, size) + shift), width) for part in (start, end)
-    )
+    ends = [style.fonts.width(part, size) + shift for part in (start, end)]
+    left, right = (min(max(label.w, x), width) for x in ends)
     items = [label, Item("box", left, 0, right - left, h, theme.line)] if left < right else [label]
     items += [style.text(label.w, 0, before, theme.ink), style.text(x, 0, after, theme.ink)]
     caret = Item("box", x, 0, style.px(2), h, theme.accent, command="caret")
@@ -209,16 +201,9 @@ def prompt_row(lanes, state, style, width):
 def settings_row(lanes, state, style, width):
     """The settings of the next run."""
     theme, s = style.theme, state.settings
-    values = [
-        f"{s.steps}",
-        f"{s.temperature:.1f}",
-        f"{s.top_p:.2f}",
-        s.sampler,
-        f"{s.length}",
-        f"{s.seed}",
-    ]
-    groups, longest = [], max(map(len, SAMPLERS))
-    for i, (name, value) in enumerate(zip(CHOICES, values, strict=True)):
+    groups, longest, form = [], max(map(len, SAMPLERS)), {"temperature": ".1f", "top_p": ".2f"}
+    for i, name in enumerate(CHOICES):
+        value = f"{getattr(s, name):{form.get(name, '')}}"
         value += " " * ((longest if name == "sampler" else 4) - len(value))
         color = theme.accent if i == state.picked else theme.faint
         label = name.replace("_", "-")
@@ -273,7 +258,8 @@ def token_card(lanes, state, tokens, style):
     theme, (record, i) = style.theme, lane_of(lanes, max(tokens))
     n = record.at(state.at)
     row, chosen, since = record.rows[n], bool(state.selected), record.rows[n].since[i]
-    found, together = rivals(record, n, i), len(companions(record, n, i))
+    found = rivals(record, n, i) if len(tokens) == 1 else []
+    together = len(companions(record, n, i))
     told = [f"{len(tokens)} words"]
     if len(tokens) == 1 and row.text[i] == MASKED:
         told = ["masked" if found else "masked; the network has not seen this text yet"]
@@ -283,8 +269,6 @@ def token_card(lanes, state, tokens, style):
         if together:
             told.append(f"in one step with {together} more, unseen by each other")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
-    if len(tokens) > 1:
-        found = []
     choices = card_commands(lanes, state) if chosen else []
     if choices:
         lines.append((f"{'erase and refill':<24}E", theme.ink, 0, "erase"))
@@ -293,15 +277,11 @@ def token_card(lanes, state, tokens, style):
     for k, (text, _, share, command) in enumerate(lines):
         if command and choices.index(command) == state.line:
             lines[k] = (text, theme.accent, share, command)
-    if chosen and state.head >= 0 and max(record.heads):
-        layer, head = divmod(state.head - 1, record.heads[1])
-        one = f"layer {layer + 1}, head {head + 1}" if state.head else "mean of all heads"
-        lines.append((f"attention: {one:<14}  A", theme.faint, 0, "attend"))
-    elif not chosen:
-        lines.append(("click: change it", theme.faint, 0, ""))
-    else:
-        lines.append((f"{'attention':<24}A", theme.faint, 0, "attend"))
-    return card(style, lines, style.px(14))
+    layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
+    head = f"layer {layer + 1}, head {head + 1}" if state.head > 0 else "mean of all heads"
+    one = f"attention: {head:<17}  A" if state.head >= 0 else f"{'attention':<24}A"
+    last = (one, theme.faint, 0, "attend") if chosen else ("click: change it", theme.faint, 0, "")
+    return card(style, [*lines, last], style.px(14))
 
 
 def threads(items, lanes, state, style):
@@ -373,8 +353,7 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
     rows = {make: make(lanes, state, style, inner) for make in ROWS}
-    given_up = [status_row, settings_row, action_row, prompt_row, header_row, caption_row]
-    given_up.append(timeline_row)
+    given_up = [status_row, settings_row, action_row, prompt_row, *ROWS[:3]]
     if not state.controls:
         del rows[settings_row], rows[action_row], rows[prompt_row]
     elif state.prompt is not None:  # what is being typed must be seen
@@ -401,17 +380,13 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
         return replace(page, overlay=help_card(panel, style))
     pointed = page.at(*state.mouse) if state.mouse else None
     if state.selected:
-        pointed = next(
-            (item for item in items if item.anchor and item.token == max(state.selected)), None
-        )
-    if pointed is None:
+        chosen = [item for item in items if item.anchor and item.token == max(state.selected)]
+        pointed = chosen[0] if chosen else None
+    if pointed is None or (pointed.token is None and not pointed.tip):
         return page
+    beside = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
     if pointed.token is not None:
         beside = token_card(lanes, state, state.selected or {pointed.token}, style)
-    elif pointed.tip:
-        beside = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
-    else:
-        return page
     return replace(page, overlay=put_beside(beside, pointed, size, style.px(6)))
 
 

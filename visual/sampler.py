@@ -73,13 +73,8 @@ def continued(record, n, edits, settings):
     new = replace(record, settings=settings, rows=rows, layouts={}, done=False, seconds=0.0)
     left = (text == MASKED).mean()
     if fresh or edits:
-        new.add(
-            text,
-            0.0 if fresh else row.time,
-            left if fresh else row.t,
-            0 if fresh else row.calls,
-            chance,
-        )
+        time, t, calls = (0.0, left, 0) if fresh else (row.time, row.t, row.calls)
+        new.add(text, time, t, calls, chance)
     new.done = left == 0
     new.start = 2.0 if new.done else new.rows[-1].time
     return new
@@ -162,9 +157,8 @@ def write(model, record, show=lambda record: None):
         new = np.flatnonzero((text != MASKED) & np.isin(np.arange(len(text)), places))
         chance[new] = p[np.searchsorted(places, new), text[new]]
         alpha = min(alpha, before + 1 / steps)  # a sampler may leave out idle steps
-        record.add(
-            text, first.time + (1 - first.time) * alpha, first.t * (1 - alpha), calls, chance
-        )
+        moment, t = first.time + (1 - first.time) * alpha, first.t * (1 - alpha)
+        record.add(text, moment, t, calls, chance)
 
     def watch(z, alpha_t, h, where, p):
         """What each network call shows: see `predict` in sampling.ipynb."""

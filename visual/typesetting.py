@@ -87,10 +87,8 @@ def break_lines(shown, width, fonts, size, kept=frozenset(), rtl=False):
     kept: tokens that began a line before, and go on doing so if the line is not too short.
     rtl: the text reads from right to left.
     """
-    space, words = (
-        fonts.width(" ", size),
-        list(words_of(spots_of(shown, width, fonts, size), width)),
-    )
+    words = list(words_of(spots_of(shown, width, fonts, size), width))
+    space = fonts.width(" ", size)
     placed, start, line = [], 0, 0
     while start < len(words):
         x, end, old, whole = 0.0, start, None, False

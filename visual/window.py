@@ -67,8 +67,12 @@ def obey(state, worker, window, lanes):
                 worker.run(state.settings)
             case ["corrupt"]:
                 worker.corrupt(state.settings)
-            case ["branch" | "erase" | "put", *ids]:
-                go_on(state, worker, lanes, ids)
+            case ["erase" | "put", *_] if not state.selected:
+                raise UserError("choose words first: click on one, or drag over several")
+            case ["branch"]:
+                go_on(replace(state, selected=frozenset()), worker, lanes)
+            case ["erase" | "put", *ids]:
+                go_on(state, worker, lanes, *ids)
             case ["undo"]:
                 worker.undo()
             case ["compare"]:
@@ -78,12 +82,8 @@ def obey(state, worker, window, lanes):
                     state = handle(state, "more seed", lanes)
                 worker.run(state.settings)
             case ["copy"]:
-                record = lanes[0]
-                pygame.scrap.put_text(
-                    "".join(p or " _" for p in pieces(record, record.at(state.at))).replace(
-                        "\0", ""
-                    )
-                )
+                text = "".join(p or " _" for p in pieces(lanes[0], lanes[0].at(state.at)))
+                pygame.scrap.put_text(text.replace("\0", ""))
                 state = replace(state, message="copied")
             case ["picture" | "animation" as kind]:
                 worker.store(kind, lanes, state, window.get_surface().get_size())
@@ -96,15 +96,14 @@ def obey(state, worker, window, lanes):
     return state
 
 
-def go_on(state, worker, lanes, ids):
-    """Go on from this moment: with the tokens selected masked, or with one that is another."""
+def go_on(state, worker, lanes, token=MASKED):
+    """Go on from this moment, with masks, or that token, in the place of those selected."""
     record = lane_of(lanes, max(state.selected, default=0))[0]
     if record.causal:
         raise UserError("a GPT cannot fill gaps: only its end can change")
-    token, n = int(ids[0]) if ids else MASKED, record.at(state.at)
-    edits = {lane_of(lanes, i)[1]: token for i in state.selected}
+    n, edits = record.at(state.at), {lane_of(lanes, i)[1]: int(token) for i in state.selected}
     if not edits and not record.masked(n):
-        raise UserError("nothing is masked here: go back on the timeline, or choose words first")
+        raise UserError("nothing is masked here: go back on the timeline first")
     worker.go_on(record, n, edits, state.settings)
 
 
