@@ -15,8 +15,8 @@ export function viridis(k) {
 
 /** Of a token that was drawn with probability p. Most draws are below 0.2: so the square root. */
 export function probabilityColor(p) {
-  const [light, dark] = [SCALE.light, SCALE.dark].map(([a, b]) => css(viridis(a + (b - a) * Math.sqrt(p))));
-  return `light-dark(${light}, ${dark})`;
+  const color = ([low, high]) => css(viridis(low + (high - low) * Math.sqrt(p)));
+  return `light-dark(${color(SCALE.light)}, ${color(SCALE.dark)})`;
 }
 
 /** Of a prediction with probability p: the clearer the surer. */

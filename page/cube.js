@@ -6,13 +6,18 @@ import { bare } from "./text.js";
 const form = $("#cube form");
 const ask = oneAtATime();
 // Corner 0b101: the first and the third word are masked. Where each is drawn:
-const PLACES = [[300, 24], [120, 120], [300, 120], [120, 230], [480, 120], [300, 230], [480, 230], [300, 326]];
+const [LEFT, MIDDLE, RIGHT, ROWS] = [120, 300, 480, [24, 120, 230, 326]];
+const COLUMNS = [MIDDLE, LEFT, MIDDLE, LEFT, RIGHT, MIDDLE, RIGHT, MIDDLE];
 let model;
 let words = []; // the three
 let nats = null; // [corner][word]: -log p of a masked word there
 let walked = []; // the corners where the reader has been
 
-const masked = (corner) => [0, 1, 2].filter((i) => (corner >> i) & 1);
+const PLACES = COLUMNS.map((x, corner) => [x, ROWS[masked(corner).length]]);
+
+function masked(corner) {
+  return [0, 1, 2].filter((i) => (corner >> i) & 1);
+}
 const without = (corner, i) => corner & ~(1 << i);
 const bits = (nats) => (nats / Math.LN2).toFixed(1);
 /** Where walks begin: all is masked but what is given as a prompt. */
@@ -117,8 +122,10 @@ function draw() {
     return make("li", {}, button, `${bits(cost(walk))} bits`);
   }));
   const mean = all.reduce((sum, walk) => sum + cost(walk), 0) / all.length;
-  $("#cube .facts").textContent = `Your walk so far: ${bits(cost(walked))} bits. The bound, the average \
-over all walks: ${bits(mean)} bits; for a sampler with T = ${T}: ${bits(bound(T))} bits.`;
+  const yours = `Your walk so far: ${bits(cost(walked))} bits.`;
+  const average = `The bound, the average over all walks: ${bits(mean)} bits`;
+  const inSteps = `for a sampler with T = ${T}: ${bits(bound(T))} bits`;
+  $("#cube .facts").textContent = `${yours} ${average}; ${inSteps}.`;
 }
 
 form.addEventListener("submit", (event) => event.preventDefault());

@@ -32,7 +32,8 @@ function fall() {
   const kind = (l) => (moments[l] <= t ? "mask" : "");
   view.draw(pieces.map((piece, l) => ({ piece, ghost: piece, kind: kind(l) })));
   const masked = moments.filter((moment) => moment <= t).length;
-  facts.textContent = `${masked} of ${x.length} tokens are masked; ${(t * x.length).toFixed(1)} on average`;
+  const average = (t * x.length).toFixed(1);
+  facts.textContent = `${masked} of ${x.length} tokens are masked; ${average} on average`;
 }
 
 /** Write the masks again, one call each, in random order. */

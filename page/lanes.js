@@ -27,9 +27,11 @@ function wanted(form) {
   return [template(model.tokens, prompt, Math.min(96, model.config.context)), seed];
 }
 
-const report = (lanes) => say(lanes.map(({ title, facts }) => `${title}: ${facts.textContent}`).join("; "));
+function report(lanes) {
+  say(lanes.map(({ title, facts }) => `${title}: ${facts.textContent}`).join("; "));
+}
 
-/** The same text and seed, with more and more calls; then the model's own surprise at the result. */
+/** The same seed, with more and more calls; then the model's own surprise at each result. */
 async function many() {
   const [z, seed] = wanted($("#many form"));
   for (const { facts } of four) facts.textContent = "\u00a0";
@@ -42,7 +44,8 @@ async function many() {
     });
     const what = { windows: [text], seed, most: 24 };
     const measured = written && (await askFour("bound", what, ({ nats, error }) => {
-      facts.textContent = `surprise: ${bitsPerByte(model, text, nats, error).join(" ± ")} bits per byte`;
+      const figures = bitsPerByte(model, text, nats, error).join(" ± ");
+      facts.textContent = `surprise: ${figures} bits per byte`;
     }));
     if (!measured) return;
   }

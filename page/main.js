@@ -15,7 +15,7 @@ function load(what) {
   attempt(async () => {
     await ask("load", what, (state) => (state.total ? showProgress(state) : begin(state)));
   }).then(() => {
-    if (!document.body.classList.contains("ready")) $("#status").textContent = "No model is loaded.";
+    if (document.body.className !== "ready") $("#status").textContent = "No model is loaded.";
   });
 }
 

@@ -223,7 +223,8 @@ export class DiffusionTransformer {
         for (let head = 0; head < this.config.n_heads; head++) {
           this.heads(head, 1, position);
           const past = (cache[i * this.config.n_heads + head] ??= []);
-          past.push({ k: this.k.slice(0, D), v: Float32Array.from({ length: D }, (_, j) => this.v[4 * j]) });
+          const v = this.v.filter((_, j) => j % 4 === 0); // (D, 1), in rows of four
+          past.push({ k: this.k.slice(0, D), v: v.slice(0, D) });
           const weights = past.map(({ k }) => k.reduce((sum, a, j) => sum + a * this.q[j], 0));
           softmax(weights, weights.length, D ** -0.5);
           for (let j = 0; j < D; j++) {
@@ -240,10 +241,11 @@ export class DiffusionTransformer {
   /** A checkpoint holds what its network says to a fixed text; does this one say the same? */
   checkAnswers() {
     const { context, vocab_size: V } = this.config;
-    const z = Array.from({ length: Math.min(16, context) }, (_, l) => (l % 2 ? (l * 7919) % V : V - 1));
+    const places = Array.from({ length: Math.min(16, context) }, (_, l) => l);
+    const z = places.map((l) => (l % 2 ? (l * 7919) % V : V - 1));
     const step = Math.floor(V / 8);
     this.features(z, 0.5);
-    const said = this.head(z.map((_, l) => l).filter((l) => l % 2 === 0)).flatMap((row) => {
+    const said = this.head(places.filter((l) => l % 2 === 0)).flatMap((row) => {
       const log = logSumExp(row);
       return Array.from(row.filter((_, v) => v % step === 0), (a) => a - log);
     });

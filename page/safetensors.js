@@ -7,7 +7,7 @@ const DAMAGED = "The file of the model is damaged: reload the page, or open anot
 export async function download(address, progress = () => {}) {
   const response = await fetch(address).catch(() => null);
   if (!response) throw new Error(`${address} cannot be reached: look at your connection, reload.`);
-  if (!response.ok) throw new Error(`${address} is not there (the server says ${response.status}).`);
+  if (!response.ok) throw new Error(`${address} is not there (${response.status}).`);
   const total = Number(response.headers.get("content-length"));
   const parts = [];
   let done = 0;
@@ -19,7 +19,8 @@ export async function download(address, progress = () => {}) {
       progress((done += value.length), Math.max(done, total));
     }
   } catch {
-    throw new Error(`The connection broke off after ${(done / 1e6).toFixed(1)} MB: reload the page.`);
+    const megabytes = (done / 1e6).toFixed(1);
+    throw new Error(`The connection broke off after ${megabytes} MB: reload the page.`);
   }
   const bytes = new Uint8Array(done);
   parts.reduce((at, part) => (bytes.set(part, at), at + part.length), 0);
@@ -48,8 +49,8 @@ export function read(bytes) {
 /** Compare a checkpoint with the fingerprint in it (see saving.py): a flipped bit is found. */
 export async function verify({ header, weights }) {
   if (!globalThis.crypto?.subtle) return; // only pages from https: or this machine have it
-  const quoted = (text) =>
-    JSON.stringify(text).replace(/[^ -~]/g, (c) => "\\u" + c.charCodeAt().toString(16).padStart(4, 0));
+  const escape = (c) => "\\u" + c.charCodeAt().toString(16).padStart(4, "0");
+  const quoted = (text) => JSON.stringify(text).replace(/[^ -~]/g, escape); // as Python writes it
   const { fingerprint, ...rest } = header;
   const names = Object.keys(rest).sort();
   const json = `{${names.map((name) => `${quoted(name)}: ${quoted(rest[name])}`).join(", ")}}`;

@@ -124,8 +124,10 @@ export const SAMPLERS = {
     const L = run.z.length;
     const [moment, u] = [rand(L, uniform), rand(L, uniform)];
     const plan = Int32Array.from(moment, (a) => {
-      const i = Math.floor(a * steps); // the grid is that of torch.linspace, in floating point
-      return Math.min(steps, i + (gridAlpha(i + 1, steps) <= a ? 2 : gridAlpha(i, steps) > a ? 0 : 1));
+      let i = Math.floor(a * steps); // the last step that begins before the moment, nearly
+      while (gridAlpha(i, steps) > a) i--;
+      while (gridAlpha(i + 1, steps) <= a) i++;
+      return i + 1;
     });
     yield* runPlan(run, plan, Float64Array.from(plan, (i) => gridAlpha(i - 1, steps)), u);
   },
@@ -168,10 +170,11 @@ export const SAMPLERS = {
       const sigma = alphaT > 0 ? Math.min(eta, (1 - alphaS) / alphaT) : 0;
       const chance = (alphaS - (1 - sigma) * alphaT) / (1 - alphaT);
       const [coin, u] = [rand(L, uniform), rand(L, uniform)];
-      const again = range(L).filter((l) => !run.masked().includes(l) && run.when[l] > 0 && coin[l] < sigma);
+      const masked = run.masked();
+      const again = range(L).filter((l) => run.when[l] > 0 && coin[l] < sigma);
       run.step = i;
-      run.fill(run.masked().filter((l) => coin[l] < chance), alphaT, u);
-      for (const l of again) run.z[l] = run.model.maskId;
+      run.fill(masked.filter((l) => coin[l] < chance), alphaT, u);
+      for (const l of again) if (!masked.includes(l)) run.z[l] = run.model.maskId;
       yield run.state();
     }
   },

@@ -47,7 +47,8 @@ async function measure() {
     drawCurve(curve);
     drawText();
   });
-  if (finished) say(`At most ${$("#bound").textContent} bits per byte, and ${zipped.toFixed(2)} with gzip.`);
+  const found = `At most ${$("#bound").textContent} bits per byte`;
+  if (finished) say(`${found}, and ${zipped.toFixed(2)} with gzip.`);
 }
 
 const inBits = (l) => (each[l] >= 0 ? `${(each[l] / Math.LN2).toFixed(1)} bits` : "");
@@ -61,7 +62,8 @@ function drawText() {
 
 function point(l) {
   const known = l !== null && inBits(l);
-  $("#word").textContent = known ? `“${model.tokens.decode([ids[l]])}”: ${inBits(l)}` : "\u00a0";
+  const name = known && `“${model.tokens.decode([ids[l]])}”`;
+  $("#word").textContent = known ? `${name}: ${inBits(l)}` : "\u00a0";
 }
 
 /** The mean and its error, against the number of samples. */
@@ -71,7 +73,7 @@ function drawCurve(curve) {
     const y = 1 - Math.min(Math.max(height(bits, error || 0) / top, 0), 1);
     return `${(600 * (i + 1)) / SAMPLES},${90 * y}`;
   });
-  const [low, high] = [points((bits, error) => bits - error), points((bits, error) => bits + error)];
+  const [low, high] = [-1, 1].map((sign) => points((bits, error) => bits + sign * error));
   const band = make("path", { class: "band", d: `M${[...low, ...high.reverse()].join("L")}Z` });
   const line = make("path", { class: "curve", d: `M${points((bits) => bits).join("L")}` });
   $("#curve").replaceChildren(band, line);

@@ -11,7 +11,8 @@ export class TextView {
     const index = ({ target }) => this.tokens.indexOf(target.closest(".token"));
     const enter = (event) => point(index(event) < 0 ? null : index(event));
     for (const kind of ["pointerover", "focusin"]) element.addEventListener(kind, enter);
-    for (const kind of ["pointerleave", "focusout"]) element.addEventListener(kind, () => point(null));
+    const leave = () => point(null);
+    for (const kind of ["pointerleave", "focusout"]) element.addEventListener(kind, leave);
     element.addEventListener("click", (event) => index(event) >= 0 && choose?.(index(event)));
     element.addEventListener("keydown", (event) => {
       const l = index(event);

@@ -1,7 +1,8 @@
 // Byte-pair encoding, as in bpe_tokenizer.py: the same text gives the same ids.
 
 // Python's classes of characters. JavaScript's \w and \d know ASCII only, and its \s is another.
-const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f" +
+  "\\u205f\\u3000";
 const LETTER = "[\\p{L}\\p{Nl}\\p{No}]";
 const MARK = "[\\p{M}\\u200c\\u200d\\u{e0100}-\\u{e01ef}]";
 const PATTERN = [

@@ -27,8 +27,9 @@ export function template(tokens, prompt, length) {
     const beforeMask = i + 1 === parts.length || parts[i + 1][0] === "_"; // which brings its space
     return tokens.encode(beforeMask ? text.replace(/ $/, "") : text);
   });
-  if (ids.length > length) throw new Error(`The prompt has ${ids.length} tokens, only ${length} fit.`);
-  return [...ids, ...Array(length - ids.length).fill(tokens.maskId)];
+  const n = ids.length;
+  if (n > length) throw new Error(`The prompt has ${n} tokens, and only ${length} fit.`);
+  return [...ids, ...Array(length - n).fill(tokens.maskId)];
 }
 
 /** Fill the masks of z, and follow the run as it goes. */

@@ -27,7 +27,7 @@ class Tab:
     """One page, and all that went wrong on it: uncaught errors, refused resources."""
 
     def __init__(self, address):
-        self.socket = websocket.create_connection(address, suppress_origin=True, timeout=60)
+        self.socket = websocket.create_connection(address, suppress_origin=True, timeout=300)
         self.number, self.troubles = 0, []
         for domain in ("Page", "Runtime", "Log", "Performance"):
             self.send(f"{domain}.enable")
@@ -61,14 +61,14 @@ class Tab:
             raise RuntimeError(error.get("exception", {}).get("description", error["text"]))
         return result["result"].get("value")
 
-    def open(self, address, wait="true", seconds=60):
+    def open(self, address, wait="true", seconds=300):
         """Go to an address, and wait until an expression is true there."""
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=address)
         here = "location.protocol !== 'about:' && document.readyState === 'complete'"
         self.wait(f"{here} && ({wait})", seconds)
 
-    def wait(self, expression, seconds=60):
+    def wait(self, expression, seconds=300):
         """Wait until an expression is true; TimeoutError if it does not become so."""
         end = time.monotonic() + seconds
         while True:
@@ -113,7 +113,7 @@ def chromium(folder):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        port, end = folder / "DevToolsActivePort", time.monotonic() + 60
+        port, end = folder / "DevToolsActivePort", time.monotonic() + 300
         while not (port.exists() and port.read_text()):
             if time.monotonic() > end or process.poll() is not None:
                 raise TimeoutError("Chromium did not start")
