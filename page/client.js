@@ -87,8 +87,8 @@ export function settings(form) {
 
 /** Beside a slider stands its value. */
 export function showValue(field) {
-  const output = field.closest("label")?.querySelector("output");
-  if (output) output.value = field.value;
+  const value = field.closest("label")?.querySelector(".value");
+  if (value) value.textContent = field.value;
 }
 
 export function nextSeed(form) {

@@ -56,7 +56,7 @@ export class TextView {
       token.dataset.guess = masked ? bare(piece) : "";
       token.style.setProperty("--token-ink", ink);
       token.style.setProperty("--paper", paper);
-      if (this.interactive) token.setAttribute("aria-label", label ?? bare(piece));
+      if (this.interactive) token.setAttribute("aria-label", label ?? (piece.trim() || "new line"));
     });
   }
 
