@@ -12,7 +12,7 @@ worker.onmessage = ({ data: { id, state, error } }) => {
   else resolve(wanted());
 };
 worker.onerror = () => {
-  const error = "A part of the page is missing, or this browser is too old: reload the page.";
+  const error = "A part of the page is missing, or this browser is too old: reload it.";
   for (const { reject } of waiting.values()) reject(new Error(error));
 };
 
