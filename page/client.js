@@ -12,7 +12,7 @@ worker.onmessage = ({ data: { id, state, error } }) => {
   else resolve(wanted());
 };
 worker.onerror = () => {
-  const error = "A part of the page is missing, or this browser is too old: reload the page.";
+  const error = "A part of the page is missing, or this browser is too old: reload it.";
   for (const { reject } of waiting.values()) reject(new Error(error));
 };
 
@@ -87,8 +87,8 @@ export function settings(form) {
 
 /** Beside a slider stands its value. */
 export function showValue(field) {
-  const output = field.closest("label")?.querySelector("output");
-  if (output) output.value = field.value;
+  const value = field.closest("label")?.querySelector(".value");
+  if (value) value.textContent = field.value;
 }
 
 export function nextSeed(form) {

@@ -20,7 +20,7 @@ export function probabilityColor(p) {
 }
 
 /** Of a prediction with probability p: the clearer the surer. */
-export const certaintyColor = (p) => `color-mix(in srgb, var(--ink) ${60 + 40 * p}%, var(--mask))`;
+export const certaintyColor = (p) => `color-mix(in srgb, var(--ink) ${66 + 34 * p}%, var(--mask))`;
 
 /** A paper of the scale at k, and black or white, whichever is easier to read on it. */
 export function orderColors(k) {

@@ -110,7 +110,7 @@ function draw() {
   const edges = corners.flatMap((corner) => masked(corner).map((i) => edge(corner, i)));
   $("#cube-picture").replaceChildren(...edges, ...corners.map(cornerOf));
   words.forEach((word, i) => ($(`#given-${i} + span`).textContent = word));
-  const T = ($("#cube-steps").value = 2 ** settings(form).log);
+  const T = ($("#cube-steps").textContent = 2 ** settings(form).log);
   const all = walks(bottom());
   $("#walks").replaceChildren(...all.map((walk) => {
     const order = walk.slice(1).map((corner, n) => words[masked(walk[n] & ~corner)[0]]);

@@ -35,7 +35,10 @@ export class TextView {
   /** looks: for each token {piece, kind, ghost, ink, paper, label}. A mask is as wide as its
    * `ghost`, the piece that will stand there, if that is known; its own piece is a guess. */
   draw(looks) {
-    while (this.tokens.length > looks.length) this.tokens.pop().remove();
+    for (const token of this.tokens.splice(looks.length)) {
+      token.previousSibling.remove(); // what stands between two tokens
+      token.remove();
+    }
     while (this.tokens.length < looks.length) {
       const token = document.createElement("span");
       if (this.interactive) token.setAttribute("role", "button");
@@ -56,7 +59,7 @@ export class TextView {
       token.dataset.guess = masked ? bare(piece) : "";
       token.style.setProperty("--token-ink", ink);
       token.style.setProperty("--paper", paper);
-      if (this.interactive) token.setAttribute("aria-label", label ?? bare(piece));
+      if (this.interactive) token.setAttribute("aria-label", label ?? (piece.trim() || "new line"));
     });
   }
 

@@ -35,9 +35,10 @@ export function template(tokens, prompt, length) {
 /** Fill the masks of z, and follow the run as it goes. */
 async function run(z) {
   const { steps, sampler, temperature, topP, seed } = settings(form);
-  [states, at, playing, running] = [[], 0, 0, true];
+  [playing, running] = [0, true];
   const options = { steps, sampler, temperature, topP, seed };
   const finished = await ask("sample", { z, options }, (state) => {
+    if (state.calls === 0) [states, at] = [[], 0]; // until then the last run is shown
     states.push(state);
     if (at >= states.length - 2) at = states.length - 1; // unless the reader has gone elsewhere
     draw();
@@ -176,7 +177,7 @@ function draw() {
 
 /** Go to a state; a replay ends, unless it was the one that went there. */
 function go(to, replay = 0) {
-  at = Math.min(Math.max(to, 0), states.length - 1);
+  at = Math.max(0, Math.min(to, states.length - 1));
   playing = at < states.length - 1 ? replay : 0;
   draw();
 }
@@ -192,7 +193,7 @@ $("#new-seed").addEventListener("click", () => {
   nextSeed(form);
   attempt(again);
 });
-$("#fill").addEventListener("click", () => attempt(() => run([...states[at].z])));
+$("#fill").addEventListener("click", () => attempt(() => states[at] && run([...states[at].z])));
 $("#back").addEventListener("click", () => go(at - 1));
 $("#forth").addEventListener("click", () => go(at + 1));
 $("#play").addEventListener("click", () => {

@@ -642,7 +642,10 @@ def open_without(browser, name, until):
     "missing, sentence",
     [
         ("kjv.safetensors", "kjv.safetensors is not there (404)."),
-        ("model.js", "A part of the page is missing, or this browser is too old: reload the page."),
+        (
+            "worker.js",
+            "A part of the page is missing, or this browser is too old: reload the page.",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_sentence(browser, missing, sentence):
@@ -731,7 +734,7 @@ def test_every_control_has_a_name(live):
     live.send("Accessibility.enable")
     nodes = live.send("Accessibility.getFullAXTree")["nodes"]
     controls = [n for n in nodes if not n["ignored"] and n["role"].get("value") in roles]
-    assert len(controls) > 100
+    assert len(controls) > 60
     assert [n["role"] for n in controls if not n.get("name", {}).get("value", "").strip()] == []
 
 
@@ -750,7 +753,7 @@ RANDOM_INPUTS = """
     const texts = ["", "_", "\\\\_", "a _ b", "[x] [y] [z]", "[the] [the] [the]", "[", "]]",
         "\\ud800", "\\u0000", "👩‍👩‍👧", "สวัสดี", "<img src=x onerror=alert(1)>", "<|mask|>", " ",
         "\\n", "-1", "1e99", "NaN", "a".repeat(3000), "_".repeat(300), "The LORD said unto Moses"];
-    for (let i = 0; i < 1000; i++) {
+    for (let i = 0; i < most; i++) {
         const all = (selector) => [...document.querySelectorAll(selector)];
         const field = pick(all("input:not([type=file]), select, textarea"));
         const clickable = pick(all("button, .token, [role=button]"));
@@ -766,11 +769,14 @@ RANDOM_INPUTS = """
 """
 
 
-def test_a_thousand_random_inputs(live):
-    live.run(RANDOM_INPUTS)
+@pytest.mark.parametrize("most", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_inputs(live, most):
+    live.run(RANDOM_INPUTS, most=most)
     live.run("await new Promise((resolve) => setTimeout(resolve, 500))")
     assert live.run("return document.querySelector('img, b')") is None
-    live.run("history.replaceState(null, '', '#write&steps=4&length=16');location.reload()")
+    live.run(
+        "history.replaceState(null, '', '#write&prompt=And&steps=4&length=16');location.reload()"
+    )
     live.wait(f"document.body.classList.contains('ready') && {WRITTEN}")  # and it still writes
 
 
