@@ -52,10 +52,10 @@ def changes(screen, before, seconds=120):
     return False
 
 
-def settled(screen):
-    """The screen, once it has been the same for a while."""
+def settled(screen, still=0.7):
+    """The screen, once it has been the same for so many seconds."""
     old, since = screen(), time.monotonic()
-    while time.monotonic() < since + 0.7:
+    while time.monotonic() < since + still:
         time.sleep(0.1)
         new = screen()
         if ImageChops.difference(new, old).getbbox():
@@ -72,13 +72,18 @@ def test_every_control_in_a_real_window(screen, tmp_path):
     save_checkpoint(path, model, tokenizer, {})
     asked = ["--length", "40", "--steps", "24", "--prompt", "In the"]
     program = subprocess.Popen(
-        [sys.executable, ROOT / "sample_visual.py", path, *asked], cwd=tmp_path
+        [sys.executable, ROOT / "sample_visual.py", path, *asked],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
     )
     assert changes(screen, Image.new("RGB", SIZE)), "no window"
 
     def do(*command):
         subprocess.run(["xdotool", *map(str, command)], check=True, capture_output=True)
 
+    do("mousemove", 500, 350)
+    under = subprocess.check_output(["xdotool", "getmouselocation", "--shell"], text=True)
+    do("windowfocus", under.split("WINDOW=")[1].strip())  # no window manager does it here
     page = lay_out(
         [begin(model, tokenizer, Settings(length=40, prompt="In the"))],
         State(at=END),
@@ -99,7 +104,7 @@ def test_every_control_in_a_real_window(screen, tmp_path):
         *["mousemove", *place(token=1), "mouseup", 1],
     )
     controls = {  # in this order
-        "faster": keys("period", "period", "period", "period"), "to the end": keys("End"),
+        "to the start": keys("Home"), "faster": keys("period", "period", "period", "period"), "to the end": keys("End"),
         **{f"the view {view}": keys(str(k)) for k, view in ((2, "order"), (3, "prediction"))},
         "a view by click": lambda: click("view text"),
         "a step back": lambda: click("step -1"),
@@ -121,6 +126,8 @@ def test_every_control_in_a_real_window(screen, tmp_path):
         "a copy": keys("ctrl+c"), "a picture": keys("s"), "an animation": keys("g"),
         "full screen": keys("F11"),
     }  # fmt: skip
+    assert b"million parameters" in program.stdout.readline()  # it is loaded
+    settled(screen, 3)
     for name, use in controls.items():
         before = settled(screen)
         use()

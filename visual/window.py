@@ -21,6 +21,7 @@ FRAMES = 60  # a second, while something moves
 
 def find_display():
     """Raise UserError on a machine without a display, or where SDL draws for nobody to see."""
+    os.environ.setdefault("SDL_MOUSE_FOCUS_CLICKTHROUGH", "1")  # the first click counts
     if os.name == "nt":  # pixels of the screen, not ones that Windows scales up
         os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
     named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -115,7 +116,7 @@ def show(window, worker, state):
     fonts, clock, lanes, lacking = Fonts(), pygame.Clock(), worker.lanes, ""
     layout = drawn = size = None  # layout: what is on the screen
     sys.setswitchinterval(0.001)  # so that the sampler need not wait for each frame
-    loaded = moving = False
+    before, loaded, moving = state.settings, False, False
     while state.request != "quit":
         surface = window.get_surface()
         if size != surface.get_size():
@@ -129,7 +130,9 @@ def show(window, worker, state):
         if worker.error:
             raise worker.error
         if worker.settings and not loaded:
-            loaded, state = True, replace(state, settings=worker.settings)
+            loaded = True
+            if state.settings == before:  # nobody has changed them meanwhile
+                state = replace(state, settings=worker.settings)
             gc.freeze()  # PyTorch's many objects stay: to look through them makes a frame late
         if state.request not in ("", "quit"):
             state = obey(state, worker, window, lanes)
