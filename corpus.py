@@ -190,6 +190,8 @@ def corpus_of(config, tokenizer, metadata):
 
 def open_test(config, tokenizer):
     """(token ids, length in bytes) of the sealed test text. For published figures alone."""
+    if is_prepared(config.corpus):
+        return open_tokens(config.corpus, ["test"])[1:]
     test_text = split_text(load_text(config.corpus))[2]
     ids = tokenizer.encode(test_text)
     return np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(test_text.encode("utf-8"))

@@ -5,6 +5,7 @@
                              comes with the repository); takes sample_visual.py's options
     python run.py twin       install, run twin.ipynb: an autoregressive model to compare with
     python run.py test       install, check the style, run the tests; takes pytest's options
+    python run.py page       open the included model as a page in the browser; installs nothing
     python run.py export     write the notebooks' code to mdlm/; the three first do so by themselves
 
 An active virtual environment is used; if there is none, `.venv` is created beside this file.
@@ -168,11 +169,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False, add_help=False,
     )  # fmt: skip
-    commands = ["all", "watch", "twin", "test", "export"]
+    commands = ["all", "watch", "twin", "test", "page", "export"]
     parser.add_argument("command", nargs="?", default="all", choices=commands)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     command = arguments.command
+    if command == "page":
+        from publish import main as page
+
+        return page(rest)
     if command not in ("watch", "test"):  # these two hand their options on
         if {"-h", "--help"} & set(rest):
             return parser.print_help()

@@ -16,8 +16,8 @@ import numpy as np
 from bpe_tokenizer import BPETokenizer
 from files import UserError
 
-MANIFEST, FORMAT = "corpus.json", "mdlm-tokens 2"
-SHARD_NAME = re.compile(r"(train|val)-\d{6}\.bin")
+MANIFEST, FORMAT = "corpus.json", "mdlm-tokens 3"
+SHARD_NAME = re.compile(r"(train|val|test)-\d{6}\.bin")
 AGAIN = "to go on, run the same prepare.py command again (without --restart)"
 
 
@@ -72,10 +72,11 @@ def version(status):
     return status.st_size, status.st_mtime_ns
 
 
-def open_tokens(folder):
+def open_tokens(folder, parts=("train", "val")):
     """What `prepare.py` wrote to `folder`: (tokenizer, train, val, train_bytes, val_bytes).
 
-    train, val: `Shards`. Raises UserError if something is missing, damaged or not finished.
+    train, val: `Shards`. With parts=["test"], for published figures alone: (tokenizer, test,
+    test_bytes). Raises UserError if something is missing, damaged or not finished.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -84,17 +85,17 @@ def open_tokens(folder):
             f"{folder} is a folder that prepare.py has not made: first run "
             f"python prepare.py {folder} --out data/{folder.name}-tokens"
         )
-    tokenizer, parts, sizes = BPETokenizer.from_json(manifest["tokenizer"]), [], []
+    tokenizer, found, sizes = BPETokenizer.from_json(manifest["tokenizer"]), [], []
     dtype = token_dtype(tokenizer.vocab_size)
     if not manifest["complete"] or not all(is_whole(folder, s, dtype) for s in manifest["shards"]):
         raise UserError(f"{folder}: not finished, or files are missing or cut off: {AGAIN}")
-    for split in ("train", "val"):
+    for split in parts:
         shards = [shard for shard in manifest["shards"] if shard["file"].startswith(split)]
         digest = hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
         paths, lengths = [folder / s["file"] for s in shards], [s["tokens"] for s in shards]
-        parts.append(Shards(paths, lengths, dtype, digest))
+        found.append(Shards(paths, lengths, dtype, digest))
         sizes.append(sum(shard["bytes"] for shard in shards))
-    return tokenizer, *parts, *sizes
+    return tokenizer, *found, *sizes
 
 
 def read_manifest(folder):

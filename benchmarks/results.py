@@ -9,8 +9,8 @@ are one row: their mean, and its standard error over the seeds. With one seed, �
 measurement alone. All figures go to results.json as well.
 
 A compressor goes on learning while it reads; a network with fixed weights does not. So there is a
-second figure for PPMd, "frozen": each window of the test text is compressed right after the
-training text, as if it were alone (mean of `--windows` of them, as long as the included model's).
+second figure for PPMd, "frozen": a hundred windows of the test text, as long as the included
+model's, are compressed right after the training text, each as if it were alone.
 """
 
 import re
@@ -22,7 +22,7 @@ import pyppmd
 from common import ROOT, keep, make_parser, start_table
 
 from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
-from corpus import load_text, open_test, split_text
+from corpus import is_prepared, load_text, open_test, split_text
 from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate
 from saving import load_checkpoint
@@ -52,6 +52,20 @@ def repeated(train_text, test_text, n=8):
     return sum(run in known for run in runs) / max(1, len(runs))
 
 
+def compress(text, n_windows):
+    """What the compressors need for the test text: a list of rows."""
+    train_text, _, test_text = split_text(text)
+    rows = []
+    for name, size in (COMPRESSORS | {"PPMd, order 16": ppmd}).items():
+        rows.append(dict(name=name, test=compressed_bpb(size, train_text, test_text)[1]))
+    mean, error = frozen_ppmd(train_text, test_text, n_windows)
+    rows.append(dict(name="PPMd, order 16, frozen", test=mean, error=error))
+    share = repeated(train_text, test_text)
+    print(f"\nThe test text is open: {len(test_text):,} characters.", end=" ")
+    print(f"Of its runs of eight words, {share:.1%} occur in the training text, too.\n")
+    return rows
+
+
 def measure(path, smoke):
     """What one checkpoint says of the test text, and what is known of its run: a dict."""
     model, tokenizer, metadata = load_checkpoint(path, DiffusionTransformer)
@@ -77,22 +91,16 @@ def measure(path, smoke):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("checkpoints", nargs="*", default=PAIR, help="(default: the included pair)")
-    parser.add_argument("--windows", type=int, default=100, help="for frozen PPMd (default: 100)")
     arguments = parser.parse_args()
     rows = [measure(ROOT / path, arguments.smoke) for path in arguments.checkpoints]
-    text = load_text(rows[0]["run"]["corpus"], ROOT / "data")
-    train_text, _, test_text = split_text(text[: 10**5] if arguments.smoke else text)
-    share = repeated(train_text, test_text)
-    print(f"The test text is open: {len(test_text):,} characters.", end=" ")
-    print(f"Of its runs of eight words, {share:.1%} occur in the training text, too.\n")
+    corpus, others = rows[0]["run"]["corpus"], []
+    if not is_prepared(corpus):
+        text = load_text(corpus, ROOT / "data")
+        others = compress(text[: 10**5] if arguments.smoke else text, 3 if arguments.smoke else 100)
     row = start_table("", "parameters", "minutes", "validation", "test, bits per byte", "seeds")
-    others = []
-    for name, size in (COMPRESSORS | {"PPMd, order 16": ppmd}).items():
-        others.append(dict(name=name, test=compressed_bpb(size, train_text, test_text)[1]))
-        row(name, "", "", "", f"{others[-1]['test']:.3f}", "")
-    mean, error = frozen_ppmd(train_text, test_text, 3 if arguments.smoke else arguments.windows)
-    others.append(dict(name="PPMd, order 16, frozen", test=mean, error=error))
-    row(others[-1]["name"], "", "", "", f"{mean:.3f} ± {error:.3f}", "")
+    for other in others:
+        error = f" ± {other['error']:.3f}" if "error" in other else ""
+        row(other["name"], "", "", "", f"{other['test']:.3f}{error}", "")
     groups = {}
     for each in rows:
         groups.setdefault(str(each["run"]), []).append(each)
