@@ -644,7 +644,7 @@ def open_without(browser, name, until):
         ("kjv.safetensors", "kjv.safetensors is not there (404)."),
         (
             "worker.js",
-            "A part of the page is missing, or this browser is too old: reload the page.",
+            "A part of the page is missing, or this browser is too old: reload it.",
         ),
     ],
 )
