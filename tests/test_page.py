@@ -487,6 +487,7 @@ def test_it_works_by_keyboard_alone(live):
         if live.run(focused):
             break
     assert live.run(focused)
+    live.key("Home")
     live.key("ArrowRight")
     live.key("ArrowRight")
     assert live.run("return [...document.querySelectorAll('#write .token')].indexOf("
