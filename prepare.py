@@ -9,10 +9,10 @@ The last kind streams a data set of the Hugging Face hub (it needs `pip install 
 cores are used, memory stays bounded, and interrupted work resumes where it stopped.
 A small text needs none of this: `python train.py --data my_novel.txt` reads it whole.
 
-The vocabulary is learned from a sample: of files, parts of 1 MB spread evenly over the training
-text; of a stream, its beginning. Every document ends with the token <|endoftext|>. Kept for
-validation: of files, the last tenth, but at most --val-mb; of a stream, one document in a hundred,
-until --val-mb is reached.
+Every document ends with the token <|endoftext|>. Two parts are kept back, each at most --val-mb
+long: a validation text, and a test text which stays sealed. Of files, each is a tenth, in blocks
+drawn by lot; of a stream, one document in a hundred. The vocabulary is learned from a sample of the
+training text: of files, parts of 1 MB spread evenly over it; of a stream, its beginning.
 """
 
 import argparse
@@ -20,12 +20,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from collections import Counter, defaultdict, deque
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -43,23 +45,20 @@ MB = 1_000_000
 BLOCK = 2 * MB  # bytes of text encoded at a time
 
 
-# ------------------------------------------------------------------------------------------------
-# Two kinds of sources: files, which each worker reads itself, and streams
-
-
 def find_cut(file, position, size, separator):
     """The first place from `position` on where a file can be cut without changing a token.
 
     That is before white space that follows a printable ASCII character, unless it ends a separator.
-    Where 64 kB have no such place, it is the border of any character.
+    Where 64 kB have no such place, it is the border of any character, but not in a separator.
     """
     if not 0 < position < size:
         return min(max(position, 0), size)
-    file.seek(position)
-    data, unless = file.read(1 << 16), f"(?<!{re.escape(separator)})" if separator else ""
-    found = re.search(b"(?<=[!-~])%b(?=[ \n])" % unless.encode(), data)
-    found = found or re.search(rb"(?=[^\x80-\xbf\r\n])", data)
-    return position + found.start() if found else size
+    ends, back = re.escape(separator), min(position, len(separator.encode()) + 1)
+    file.seek(position - back)  # what comes before a cut counts, too
+    data, unless = file.read(1 << 16), f"(?<!{ends})" if separator else ""
+    safe = f"(?<=[!-~]){unless}(?=[ \n])", rf"(?<![\r\n{ends}])(?=[^\x80-\xbf\r\n])"
+    found = (re.compile(place.encode()).search(data, back) for place in safe)
+    return next((position - back + place.start() for place in found if place), size)
 
 
 def read_documents(path, start, end, separator, block=BLOCK):
@@ -84,51 +83,72 @@ def read_documents(path, start, end, separator, block=BLOCK):
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def spans(row, start, end):
+    """What lies from byte `start` to byte `end` of a row of spans: (path, from, to, separator)."""
+    found = []
+    for path, first, last, separator in row:
+        place = max(first, first + start), min(last, first + end)
+        if place[0] < place[1]:
+            found.append((path, *place, separator))
+        start, end = start - (last - first), end - (last - first)
+    return found
+
+
+def length(row):
+    """Bytes in a row of spans."""
+    return sum(last - first for _, first, last, _ in row)
+
+
 class Files:
-    """A text file, or the .txt files below a folder, as one long row of documents."""
+    """A text file, or the .txt files below a folder, as one long row of documents.
+
+    The row is cut into blocks, at least 50, and lots decide which of them are for validation and
+    which for the test: nobody has chosen them, and they come from all over the text.
+    """
 
     def __init__(self, arguments):
-        source, self.separator = Path(arguments.source), arguments.separator
+        source, separator = Path(arguments.source), arguments.separator
+        self.parts = {"train": [], "val": [], "test": []}
         paths = sorted(source.rglob("*.txt")) if source.is_dir() else [files.plain_file(source)]
         status = {path: path.stat() for path in paths if path.is_file()}
-        self.sizes = {path: s.st_size for path, s in status.items() if s.st_size}
-        self.total = sum(self.sizes.values())
-        self.middle = self.total - int(min(self.total // 10, arguments.val_mb * MB))
-        if self.middle == self.total:
+        row = [(path, 0, s.st_size, separator) for path, s in status.items() if s.st_size]
+        self.total, most = length(row), arguments.val_mb * MB
+        size = max(1, int(min(most / 8, self.total / 50)))  # of a block
+        lots = range(self.total // size)
+        n = min(len(lots) // 10, int(most / size))
+        if n == 0:
             raise UserError(f"{source}: too little text in it, or no .txt file")
-        list(read_documents(next(iter(self.sizes)), 0, 64, ""))  # refuses what is no text
+        list(read_documents(row[0][0], 0, 64, ""))  # refuses what is no text
+        drawn, place = random.Random(0).sample(lots, 2 * n), 0
+        for block in sorted(drawn):
+            part, start = "val" if block in drawn[:n] else "test", block * size
+            self.parts["train"] += spans(row, place, start)
+            self.parts[part] += spans(row, start, start + size)
+            place = start + size
+        self.parts["train"] += spans(row, place, self.total)
         stamps = [(path.name, s.st_size, s.st_mtime_ns) for path, s in status.items()]
         self.identity = hashlib.sha256(repr(stamps).encode()).hexdigest()
 
-    def spans(self, start, end):
-        """What lies from byte `start` to byte `end` of all files: [(path, from, to, separator)]."""
-        found, begin = [], 0
-        for path, size in self.sizes.items():
-            if begin < end and start < begin + size:
-                place = max(0, start - begin), min(size, end - begin)
-                found.append((path, *place, self.separator))
-            begin += size
-        return found
-
     def sample(self, n_bytes):
         """Yields parts of the training text, evenly spread, of `n_bytes` in all."""
-        n_bytes, n_documents = min(n_bytes, self.middle), 0
+        row, separated, separator = self.parts["train"], False, self.parts["train"][0][3]
+        n_bytes = min(n_bytes, length(row))
         n_parts = -(-n_bytes // MB)
         for i in range(n_parts):
-            begin = (self.middle - n_bytes // n_parts) * i // max(1, n_parts - 1)
-            for span in self.spans(begin, begin + n_bytes // n_parts):
+            begin = (length(row) - n_bytes // n_parts) * i // max(1, n_parts - 1)
+            for span in spans(row, begin, begin + n_bytes // n_parts):
+                ended = False
                 for text, ends in read_documents(*span):
-                    n_documents += ends
+                    separated, ended = separated or ended, ends
                     yield text
-        if self.separator and not n_documents:
-            raise UserError(f"there is no {self.separator!r} in the text")
+        if separator and not separated:
+            raise UserError(f"there is no {separator!r} in the text")
 
     def jobs(self, shard_bytes):
         """Yields (name of a file of tokens, the spans that it is made of)."""
-        for split, begin, end in (("train", 0, self.middle), ("val", self.middle, self.total)):
-            for number, start in enumerate(range(begin, end, shard_bytes)):
-                spans = self.spans(start, min(end, start + shard_bytes))
-                yield f"{split}-{number:06}.bin", spans
+        for part, row in self.parts.items():
+            for number, start in enumerate(range(0, length(row), shard_bytes)):
+                yield f"{part}-{number:06}.bin", spans(row, start, start + shard_bytes)
 
 
 class Stream:
@@ -153,8 +173,8 @@ class Stream:
             raise UserError(f"{name}: {line} (to choose: --config and --split)") from None
 
     def documents(self, limit=float("inf")):
-        """Yields (split, text, its length in bytes), of `limit` bytes in all."""
-        column, n_rows, n_bytes = self.arguments.column, 0, {"train": 0, "val": 0}
+        """Yields (part, text, its length in bytes), of `limit` bytes in all."""
+        column, n_rows, n_bytes = self.arguments.column, 0, Counter()
         for row in self.rows():
             text = row.get(column, 0)
             if not isinstance(text, str | None):
@@ -164,33 +184,29 @@ class Stream:
             if not text or not text.strip():
                 continue
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-            is_val = n_rows % 100 == 0 and n_bytes["val"] < self.arguments.val_mb * MB
-            split, length = "val" if is_val else "train", len(text.encode("utf-8", LENIENT))
-            yield split, text, length
-            n_rows, n_bytes[split] = n_rows + 1, n_bytes[split] + length
-            if sum(n_bytes.values()) >= min(limit, self.arguments.limit_mb * MB):
+            part = {0: "val", 50: "test"}.get(n_rows % 100, "train")
+            part = part if n_bytes[part] < self.arguments.val_mb * MB else "train"
+            size = len(text.encode("utf-8", LENIENT))
+            yield part, text, size
+            n_rows, n_bytes[part] = n_rows + 1, n_bytes[part] + size
+            if n_bytes.total() >= min(limit, self.arguments.limit_mb * MB):
                 return
 
     def sample(self, n_bytes):
         """Yields the first training documents."""
-        return (text for split, text, _ in self.documents(n_bytes) if split == "train")
+        return (text for part, text, _ in self.documents(n_bytes) if part == "train")
 
     def jobs(self, shard_bytes):
         """Yields (name of a file of tokens, the texts that it is made of)."""
-        texts, sizes, numbers = ({"train": zero(), "val": zero()} for zero in (list, int, int))
-        for split, text, length in self.documents():
-            texts[split].append(text)
-            sizes[split] += length
-            if sizes[split] >= shard_bytes:
-                yield f"{split}-{numbers[split]:06}.bin", texts[split]
-                texts[split], sizes[split], numbers[split] = [], 0, numbers[split] + 1
-        for split in texts:
-            if texts[split]:
-                yield f"{split}-{numbers[split]:06}.bin", texts[split]
-
-
-# ------------------------------------------------------------------------------------------------
-# Writing files of tokens, in several processes
+        texts, sizes, numbers = defaultdict(list), Counter(), Counter()
+        for part, text, size in self.documents():
+            texts[part].append(text)
+            sizes[part] += size
+            if sizes[part] >= shard_bytes:
+                yield f"{part}-{numbers[part]:06}.bin", texts.pop(part)
+                sizes[part], numbers[part] = 0, numbers[part] + 1
+        for part in texts:
+            yield f"{part}-{numbers[part]:06}.bin", texts[part]
 
 
 def start_worker():
@@ -224,24 +240,19 @@ def write_shard(folder, tokenizer, name, source):
 
 
 def write_shards(jobs, n_workers):
-    """Do what `write_shard` does for each job (its arguments). Yields the entries as they come.
+    """Do what `write_shard` does for each job (its arguments). Yields the entries, in order.
 
     Never more than two jobs a process are under way, so a stream waits until there is room.
     """
-    pool, pending = ProcessPoolExecutor(n_workers, initializer=start_worker), set()
+    pool, pending = ProcessPoolExecutor(n_workers, initializer=start_worker), deque()
     try:
         for job in jobs:
-            pending.add(pool.submit(write_shard, *job))
+            pending.append(pool.submit(write_shard, *job))
             if len(pending) >= 2 * n_workers:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in as_completed(pending))
+                yield pending.popleft().result()
+        yield from (future.result() for future in pending)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-# ------------------------------------------------------------------------------------------------
-# The main process
 
 
 def prepare(source, folder, arguments):
@@ -261,7 +272,7 @@ def prepare(source, folder, arguments):
     dtype = shards.token_dtype(load_tokenizer(tokenizer).vocab_size)
     entries = manifest.get("shards", [])
     done = {entry["file"]: entry for entry in entries if shards.is_whole(folder, entry, dtype)}
-    files.remove_half_written(folder, lambda name: name.startswith(("corpus.", "train-", "val-")))
+    files.remove_half_written(folder, lambda name: name.startswith(shards.MANIFEST))
     for path in folder.iterdir():  # what is left of a run that was killed or is replaced
         if shards.SHARD_NAME.match(path.name) and path.name not in done:
             path.unlink()
@@ -290,28 +301,24 @@ def parse_arguments(argv=None):
     cores = min(os.cpu_count() or 1, 61)  # Windows cannot wait for more
     for name, kind, default, purpose in [
         ("vocab-size", int, 8192, "number of tokens"),
-        ("sample-mb", positive, 32, "text to learn them from"),
-        ("val-mb", positive, 8, "text to validate on, at most"),
-        ("shard-mb", positive, 32, "text in each file of tokens"),
-        ("workers", positive, cores, "processes"),
+        ("sample-mb", float, 32.0, "text to learn them from"),
+        ("val-mb", float, 8.0, "validation text, and test text, at most"),
+        ("shard-mb", float, 32.0, "text in each file of tokens"),
+        ("workers", float, cores, "processes"),
         ("separator", str, "", "what stands between the documents of a file, without spaces"),
         ("config", str, None, "of a data set: one of its configurations"),
         ("split", str, "train", "of a data set"),
         ("column", str, "text", "of a data set"),
-        ("limit-mb", positive, 10**6, "of a data set: text to read, at most"),
+        ("limit-mb", float, 1e6, "of a data set: text to read, at most"),
     ]:
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{purpose}: %(default)s")
     parser.add_argument("source", help="a text file, a folder of .txt files, or hf:OWNER/NAME")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the tokens go")
     parser.add_argument("--restart", action="store_true", help="replace what is there")
-    return parser.parse_args(argv)
-
-
-def positive(text):
-    """For argparse."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return float(text)
+    arguments = parser.parse_args(argv)
+    if not all(0 < v < float("inf") for v in vars(arguments).values() if isinstance(v, float)):
+        parser.error("sizes and the number of workers must be more than 0")
+    return arguments
 
 
 def main(argv=None):
@@ -322,9 +329,9 @@ def main(argv=None):
     try:
         source = (Stream if arguments.source.startswith("hf:") else Files)(arguments)
         prepare(source, folder, arguments)
-        _, train, val, *sizes = shards.open_tokens(folder)
-        if not len(train) or not len(val):
-            raise UserError(f"{arguments.source}: too little text to train and to validate on")
+        _, train, val, test, *sizes = shards.open_tokens(folder, ("train", "val", "test"))
+        if not all(map(len, (train, val, test))):
+            raise UserError(f"{arguments.source}: too little text for three parts")
     except UserError as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2
@@ -335,8 +342,9 @@ def main(argv=None):
         print(f"prepare.py: stopped; {shards.AGAIN}", file=sys.stderr)
         return 130
     seconds, size = time.perf_counter() - start, sum(sizes) / MB
-    print(f"{folder}: {len(train):,} tokens to train on and {len(val):,} to validate, ", end="")
-    print(f"from {size:,.1f} MB in {seconds:.0f} s, {size / seconds:.1f} MB/s")
+    print(f"{folder}: tokens of training, validation and test text:", end=" ")
+    print(f"{len(train):,}, {len(val):,} and {len(test):,}, from {size:,.1f} MB", end=" ")
+    print(f"in {seconds:.0f} s, {size / seconds:.1f} MB/s")
     print(f"now: python train.py --data {folder}")
     return 0
 

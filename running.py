@@ -54,8 +54,9 @@ class Run:
     def steps(self, resume=True):
         """Yields the number of each step that is still to be done; the caller does it.
 
-        Resumes where the run stopped, saves every `config.save_every` steps, at the end, and when
-        interrupted. Raises UserError when interrupted, and if a loss is no longer a number.
+        Resumes where the run stopped, saves every `config.save_every` steps, at the end, when
+        interrupted, and when the text can no longer be read. Raises UserError when interrupted, and
+        if a loss is no longer a number.
         """
         config = self.config
         if self.rank == 0:  # at once, and not after the first 250 steps
@@ -73,7 +74,11 @@ class Run:
             stop = False
             while self.step < config.steps and not stop:
                 start, paused = time.perf_counter(), self.seconds
-                yield self.step
+                try:
+                    yield self.step
+                except GeneratorExit:  # the caller's loop was left, as an error leaves it
+                    self.save_after_error()
+                    raise
                 self.seconds = paused + time.perf_counter() - start - self.evaluation_seconds
                 self.evaluation_seconds = 0.0
                 self.step += 1
@@ -110,13 +115,15 @@ class Run:
         the last evaluation everything is saved once more, with what was recorded.
         """
         start, percent = time.perf_counter(), "evaluating: {percentage:3.0f} %"
-        with (
-            self.ema.applied(),
-            tqdm(
-                total=1.0, bar_format=percent, leave=False, mininterval=0.5, disable=self.rank > 0
-            ) as bar,
-        ):
-            yield lambda part: bar.update(part - bar.n)
+        bar = tqdm(
+            total=1.0, bar_format=percent, leave=False, mininterval=0.5, disable=self.rank > 0
+        )
+        self.ema.swap()
+        try:
+            with bar:
+                yield lambda part: bar.update(part - bar.n)
+        finally:  # after an error, too: the last weights may still be saved
+            self.ema.swap()
         self.evaluation_seconds += time.perf_counter() - start
         if self.step == self.config.steps:  # not inside, where the model has other weights
             self.save()
@@ -168,6 +175,18 @@ class Run:
             raise UserError(f"{self.path.stem}: another program trains the same run; this one ends")
         save_state(self.resume_path, state)
         self.saved_at = self.modified()
+
+    def save_after_error(self):
+        """Save the finished steps if the error was that the text could not be read.
+
+        A step reads its windows before it changes a weight. Any other error may have left a step
+        half done, and saves nothing.
+        """
+        parts = self.corpus.train, self.corpus.val
+        if self.step > 0 and any(getattr(part, "unread", False) for part in parts):
+            with contextlib.suppress(UserError):  # the step's own error is the one to be told
+                self.read_losses()
+                self.save()
 
     def modified(self):
         """When the file of the state was written; None if there is none."""

@@ -17,6 +17,7 @@ import re
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from files import UserError, use_utf8
@@ -26,27 +27,34 @@ from visual.files import OUTPUTS, check_output, save
 from visual.record import SAMPLERS, Settings
 from visual.terminal import play_in_terminal
 from visual.window import find_display, open_window, show
+from visual.worker import Worker
 
 HERE = Path(__file__).resolve().parent
+
+# What is shown unless something else is asked for: settings at which the model is at its best.
+DEFAULTS = dict(steps=128, temperature=1.0, top_p=0.9, sampler="ancestral", seed=1, length=112)
+PROMPTS = {"kjv": "And God said", "shakespeare": "First Citizen:"}  # of the corpora with a name
 
 
 def parse_arguments(argv=None):
     """Command line -> options."""
-    defaults = Settings()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", nargs="?", help="a trained model (default: the newest)")
     parser.add_argument("--folder", default=HERE / "checkpoints", help="where to look for it")
     run = parser.add_argument_group("the run")
-    run.add_argument("--prompt", default="", help="how the text begins; each _ in it is one mask")
-    run.add_argument("--steps", type=int, default=defaults.steps, help="(default: %(default)s)")
-    run.add_argument("--temperature", type=float, default=1.0, help="below 1: safer words")
-    run.add_argument("--top-p", type=float, default=1.0, help="below 1: no improbable words")
-    run.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler)
-    run.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
-    run.add_argument("--length", type=int, help="in tokens (default: the model's context)")
+    run.add_argument("--prompt", help="how the text begins; each _ in it is one mask")
+    run.add_argument("--steps", type=int, help="(default: %(default)s)")
+    run.add_argument("--temperature", type=float, help="below 1: safer words (%(default)s)")
+    run.add_argument("--top-p", type=float, help="below 1: no improbable words (%(default)s)")
+    run.add_argument("--sampler", choices=SAMPLERS, help="(default: %(default)s)")
+    run.add_argument("--seed", type=int, help="(default: %(default)s)")
+    run.add_argument(
+        "--length", type=int, help="in tokens, up to the model's context (%(default)s)"
+    )
     run.add_argument("--race", nargs="?", const="", metavar="TWIN", help="against its GPT twin")
+    parser.set_defaults(**DEFAULTS)
     shown = parser.add_argument_group("what it looks like")
     shown.add_argument("--view", choices=VIEWS, default="text")
     shown.add_argument("--theme", choices=THEMES, default="dark")
@@ -75,53 +83,61 @@ def check_arguments(arguments):
     return int(size[1]), int(size[2])
 
 
-def load(arguments):
-    """The worker that runs what the command line asks for, and the settings of its first run."""
+def load(arguments, settings):
+    """What a `Worker` needs: (model, tokenizer, title, twin or None, settings that fit them)."""
     # here, as it takes seconds, and may raise UserError
     from mdlm.model import DiffusionTransformer
     from saving import load_checkpoint, newest_checkpoint
-    from visual.worker import Worker, record_run
+    from visual.sampler import begin, write
 
     path = arguments.checkpoint or newest_checkpoint(arguments.folder)
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
+    config, twin = model.config, None
     parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
     print(f"{path}: {parameters}", flush=True)
-    worker = Worker(model, tokenizer, f"{Path(path).stem}, {parameters}")
-    names = ("steps", "temperature", "top_p", "sampler", "seed", "prompt", "length")
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
-    if settings.length is None:
-        settings = replace(settings, length=model.config.context)
-    worker.waiting(settings)  # raises UserError if they make no sense
+    title = f"{Path(path).stem}: {parameters}, trained on {Path(config.corpus).name}"
+    if settings.prompt is None:
+        settings = replace(settings, prompt=PROMPTS.get(config.corpus, ""))
+    if settings.length == DEFAULTS["length"]:
+        settings = replace(settings, length=min(settings.length, config.context))
+    begin(model, tokenizer, settings)  # raises UserError if they make no sense
     if arguments.race is not None:
         path = arguments.race or newest_checkpoint(arguments.folder, twin=True)
         twin, its_tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
-        fits = its_tokenizer == tokenizer and twin.config.context >= model.config.context
-        if model.config.causal or not twin.config.causal or not fits:
+        fits = its_tokenizer == tokenizer and twin.config.context >= config.context
+        if config.causal or not twin.config.causal or not fits:
             raise UserError(
                 f"{path}: not the twin of this model (tokenizer, context): train one with `python "
                 "run.py twin`, or race the two that are included: sample_visual.py "
                 "checkpoints/kjv.safetensors --race checkpoints/kjv-twin.safetensors"
             )
-        worker.twin, worker.title = twin, worker.title + ", against its twin"
         for racer in (model, twin):  # a first run is slower: the clock should not count that
-            record_run(racer, tokenizer, replace(settings, steps=4, prompt=""))
-    return worker, settings
+            write(racer, begin(racer, tokenizer, replace(settings, steps=4)))
+    return model, tokenizer, title, twin, settings
 
 
 def run(arguments):
     """Do what the command line says. Raises UserError for what cannot be done."""
     size = check_arguments(arguments)
-    worker, settings = load(arguments)
-    state = State(settings=settings, view=arguments.view, theme=arguments.theme)
+    settings = Settings(
+        prompt=arguments.prompt, **{name: getattr(arguments, name) for name in DEFAULTS}
+    )
+    worker = Worker(partial(load, arguments), settings)
+    state = State(
+        settings=replace(settings, prompt=""),
+        view=arguments.view,
+        theme=arguments.theme,
+        touring=True,
+    )
     if arguments.save or arguments.text:
-        record = worker.sample(settings)
+        worker.open()
+        lanes = worker.sample(worker.begin(worker.settings))
         if arguments.save:
-            save(arguments.save, record, state, size, arguments.at, arguments.frames)
+            save(arguments.save, lanes, state, size, arguments.at, arguments.frames)
             print(f"{arguments.save}: {Path(arguments.save).stat().st_size / 1e3:,.0f} kB")
         if arguments.text:
-            play_in_terminal(record, state, sys.stdout)
+            play_in_terminal(lanes, state, sys.stdout)
         return
-    worker.run(settings)
     window = open_window(size)
     try:
         show(window, worker, state)

@@ -28,10 +28,12 @@ class Config:
     dropout: float = 0.0  # share of each layer's output zeroed at random, for texts read many times
     # the loss
     loss: str = "counts"  # draw a number of masks; "time": draw a time t, as in the paper
+    rate_power: float = 0.5  # training weighs a text by its share of masks to this power
     schedule: str = "linear"  # with the loss "time": a name in the notebook's SCHEDULES
     # the training
     steps: int = 3000
     batch_size: int = 32  # windows per step
+    short_windows: float = 0.25  # share of steps on shorter windows, more of them
     accumulation: int = 1  # split each batch into so many parts (when memory is short)
     optimizer: str = "muon"  # of the blocks' matrices; "adamw": one optimiser for everything
     muon_lr: float = 0.0025  # peak learning rate of Muon
@@ -70,10 +72,11 @@ PRESETS = {
         ema=0.999,
     ),
     "included": SMALL  # the model in checkpoints/
-    | dict(context=256, d_model=256, n_heads=4, steps=3200, eval_every=400, save_every=100),
+    | dict(context=256, d_model=256, n_heads=4, dropout=0.1)
+    | dict(steps=3200, eval_every=400, save_every=100),
     "included-twin": SMALL  # its twin is done sooner, and memorises the book if it may
-    | dict(context=256, d_model=256, n_heads=4, causal=True, steps=700)
-    | dict(muon_lr=0.02, eval_every=100, save_every=100),  # 0.0025 was found for diffusion
+    | dict(context=256, d_model=256, n_heads=4, dropout=0.1, causal=True, short_windows=0.0)
+    | dict(steps=1000, muon_lr=0.01, eval_every=200, save_every=100),  # a rate found for it
 }
 CHOICES = {
     "optimizer": ("muon", "adamw"),
@@ -136,7 +139,9 @@ def check(config):
             setattr(config, field.name, value := float(value))
         if type(value) is not field.type:
             raise UserError(f"{field.name} must be {field.type.__name__}, not {value!r}")
-        may_be_0 = field.name in ("warmup", "weight_decay", "dropout", "ema", "seed")
+        may_be_0 = field.name in (
+            "warmup", "weight_decay", "dropout", "ema", "seed", "short_windows", "rate_power"
+        )  # fmt: skip
         if field.type in (int, float) and not (0 < value < 1e9 or (may_be_0 and value == 0)):
             least = "at least" if may_be_0 else "greater than"
             raise UserError(f"{field.name} must be {least} 0 and below 1e9, not {value}")
@@ -162,7 +167,7 @@ def check(config):
             f"d_model ({config.d_model}) must divide into {config.n_heads} heads of even "
             f"width: try {max(1, config.d_model // width) * width}"
         )
-    for name in ("ema", "dropout"):
+    for name in ("ema", "dropout", "short_windows"):
         if getattr(config, name) >= 1:
             raise UserError(f"{name} must be from 0 to below 1, not {getattr(config, name)}")
     if config.accumulation > config.batch_size:

@@ -16,8 +16,8 @@ import numpy as np
 from bpe_tokenizer import BPETokenizer
 from files import UserError
 
-MANIFEST, FORMAT = "corpus.json", "mdlm-tokens 2"
-SHARD_NAME = re.compile(r"(train|val)-\d{6}\.bin")
+MANIFEST, FORMAT = "corpus.json", "mdlm-tokens 3"
+SHARD_NAME = re.compile(r"(train|val|test)-\d{6}\.bin")
 AGAIN = "to go on, run the same prepare.py command again (without --restart)"
 
 
@@ -30,8 +30,10 @@ class Shards:
     """Files of tokens that read as one long array. Only what is asked for comes into memory.
 
     paths, lengths: the files, and how many tokens are in each. Each file is opened for each
-    reading: thousands of them may not all be open at once.
+    reading: thousands of them may not all be open at once. unread: whether the last reading failed.
     """
+
+    unread = False
 
     def __init__(self, paths, lengths, dtype, digest):
         self.paths, self.lengths, self.dtype, self.digest = paths, lengths, dtype, digest
@@ -46,6 +48,7 @@ class Shards:
 
         Raises UserError if a file is not the one that was there at the beginning.
         """
+        self.unread = True
         start, stop, _ = part.indices(len(self))
         found, i = [np.empty(0, self.dtype)], bisect_right(self.ends, start)
         while start < stop:
@@ -53,14 +56,14 @@ class Shards:
             count = min(stop, self.ends[i]) - start
             try:
                 with self.paths[i].open("rb") as file:
-                    same = version(os.fstat(file.fileno())) == self.versions[i]
+                    if version(os.fstat(file.fileno())) != self.versions[i]:
+                        raise OSError(0, "it has been changed while it was in use")
                     offset = place * self.dtype.itemsize
                     found.append(np.fromfile(file, self.dtype, count, offset=offset))
             except OSError as error:
                 raise UserError(f"{self.paths[i]}: cannot be read ({error.strerror})") from None
-            if not same:
-                raise UserError(f"{self.paths[i]}: has been changed while it was in use")
             start, i = start + count, i + 1
+        self.unread = False
         return np.concatenate(found)
 
 
@@ -69,10 +72,11 @@ def version(status):
     return status.st_size, status.st_mtime_ns
 
 
-def open_tokens(folder):
+def open_tokens(folder, parts=("train", "val")):
     """What `prepare.py` wrote to `folder`: (tokenizer, train, val, train_bytes, val_bytes).
 
-    train, val: `Shards`. Raises UserError if something is missing, damaged or not finished.
+    train, val: `Shards`. With parts=["test"], for published figures alone: (tokenizer, test,
+    test_bytes). Raises UserError if something is missing, damaged or not finished.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -81,17 +85,17 @@ def open_tokens(folder):
             f"{folder} is a folder that prepare.py has not made: first run "
             f"python prepare.py {folder} --out data/{folder.name}-tokens"
         )
-    tokenizer, parts, sizes = BPETokenizer.from_json(manifest["tokenizer"]), [], []
+    tokenizer, found, sizes = BPETokenizer.from_json(manifest["tokenizer"]), [], []
     dtype = token_dtype(tokenizer.vocab_size)
     if not manifest["complete"] or not all(is_whole(folder, s, dtype) for s in manifest["shards"]):
         raise UserError(f"{folder}: not finished, or files are missing or cut off: {AGAIN}")
-    for split in ("train", "val"):
+    for split in parts:
         shards = [shard for shard in manifest["shards"] if shard["file"].startswith(split)]
         digest = hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
         paths, lengths = [folder / s["file"] for s in shards], [s["tokens"] for s in shards]
-        parts.append(Shards(paths, lengths, dtype, digest))
+        found.append(Shards(paths, lengths, dtype, digest))
         sizes.append(sum(shard["bytes"] for shard in shards))
-    return tokenizer, *parts, *sizes
+    return tokenizer, *found, *sizes
 
 
 def read_manifest(folder):

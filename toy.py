@@ -67,6 +67,13 @@ def inconsistent_denoiser(seed=5):
     return TableDenoiser(logits.log_softmax(-1))
 
 
+@torch.no_grad()
+def tabulate(network):
+    """The answers of a network (B, L) -> log p (B, L, 3 or more) to all 64 states, as a table."""
+    log_p = network(torch.tensor(STATES))[..., :3].double()
+    return TableDenoiser(log_p.view(4, 4, 4, L, 3))
+
+
 def cross_entropy_at(model, x, k):
     """Sum of -log p over the masks, averaged over all ways to mask k tokens of x, in nats."""
     total = []

@@ -1,58 +1,149 @@
-"""What makes the model learn fast: runs with the same budget of time, one thing changed in each.
+"""What makes the model learn faster: runs of the same length, one thing changed in each.
 
-    python benchmarks/quality.py --time             how long a step of each takes here
-    python benchmarks/quality.py                    train each as long as 2,000 steps of the base
-    python benchmarks/quality.py --steps 500 base adamw
+    python benchmarks/quality.py                       every variant, two seeds: hours
+    python benchmarks/quality.py base untied --seeds 1 2 --jobs 2
 
-The base is the preset "medium". The budget is the time that a number of its steps takes: a run
-whose steps take twice as long gets half as many, and its learning rate falls over just these. What
-a run learns depends on its steps, not on the machine. So the times are those of the machine where
-`--time` was run, say a 2-core CPU, and the training may be done on another one, such as a GPU, with
-`--jobs` runs side by side. Results are kept in runs/quality.json, which begins as a copy of the
-one that is here; tables of them are printed and written to runs/quality.md.
+The base is the preset "small" with uniform mask rates and whole windows only. Each run computes on
+one thread, so that `--jobs` of them side by side do not wait for each other; "CPU" is its processor
+time, the last evaluation's included, compared with the base's. Results are added to quality.json,
+and the tables of quality.md are written from it. The figures are bounds on all of the validation
+text.
 """
 
-import itertools
 import json
+import math
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, in_turns, make_parser, run_apart, trainer
+from common import ROOT, make_parser, run_apart
+from torch import nn
 
 from corpus import prepare_corpus
 from files import UserError, write_atomically
-from mdlm import model, training
+from mdlm import diffusion, model, training
 from settings import nearest, settings
 
-OURS, RESULTS = Path(__file__).with_suffix(".json"), ROOT / "runs" / "quality.json"
+RESULTS = Path(__file__).with_suffix(".json")
+Network = model.DiffusionTransformer
 
 
 # -- changes that are no setting: each replaces a part of the package for one run
 
 
-def muon_in_parts():
-    """Muon for queries, keys and values apart, and for gate and up."""
-    usual = training.orthogonalise
+def add_to_network(make):
+    """Give every network what make(network, config) adds, after its own weights are drawn."""
+    usual = Network.__init__
 
-    def orthogonalise(g):
-        rows, columns = g.shape[-2:]
-        n = 3 if rows == 3 * columns else 2 if rows > columns else 1
-        return torch.cat([usual(part) for part in g.chunk(n, dim=-2)], -2) / n**0.5
+    def __init__(self, config):
+        usual(self, config)
+        make(self, config)
 
-    training.orthogonalise = orthogonalise
+    Network.__init__ = __init__
 
 
-def few_masks_first():
-    """A curriculum: at most 15 % of the masks at first, all of them from half of the run on."""
-    usual, steps = training.training_loss, itertools.count(1)
+def untied():
+    """The output layer has weights of its own."""
 
-    def training_loss(network, x, t, generator):
-        part = min(1.0, 0.15 + 0.85 * next(steps) / (0.5 * network.config.steps))
-        return usual(network, x, t * part, generator)
+    def make(network, config):
+        weights = 0.02 * torch.randn(config.vocab_size - 1, config.d_model)
+        network.unembedding = nn.Parameter(weights)
+
+    add_to_network(make)
+    Network.head = lambda self, h: F.linear(h, self.unembedding).float()
+
+
+class Convolution(nn.Module):
+    """Adds each channel's five neighbours, with learned weights that begin at zero."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(5, 1, dim))  # no matrix, so not for Muon
+
+    def forward(self, x):
+        padded = F.pad(x, (0, 0, 2, 2))  # (B, L + 4, C)
+        return x + sum(padded[:, i : i + x.shape[1]] * self.weights[i] for i in range(5))
+
+
+def convolution():
+    """A convolution of width 5 before every attention."""
+    usual = model.Block.__init__
+
+    def __init__(self, config):
+        usual(self, config)
+        self.norm1 = nn.Sequential(self.norm1, Convolution(config.d_model))
+
+    model.Block.__init__ = __init__
+
+
+def value_residual():
+    """Values are mixed with those of the first layer, in learned proportions."""
+    usual, first = model.Attention.heads, {}
+
+    def heads(self, x, cos, sin):
+        q, k, v = usual(self, x, cos, sin)
+        if self.number == 0:
+            first["values"] = v
+        return q, k, self.mix[0] * v + self.mix[1] * first["values"]
+
+    def make(network, config):
+        for number, block in enumerate(network.blocks):
+            block.attention.number = number
+            block.attention.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    add_to_network(make)
+    model.Attention.heads = heads
+
+
+def head_gates():
+    """Each head's output is scaled by a gate that looks at the token."""
+    usual = model.Attention.__init__
+
+    def __init__(self, dim, n_heads, *arguments):
+        usual(self, dim, n_heads, *arguments)
+        self.gate = nn.Linear(dim, n_heads, bias=False)
+
+    def forward(self, x, cos, sin):
+        q, k, v = self.heads(x, cos, sin)
+        y = self.weights(q, k).type_as(v) @ v  # (B, H, L, D)
+        y = 2 * torch.sigmoid(self.gate(x)).transpose(1, 2)[..., None] * y
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    model.Attention.__init__, model.Attention.forward = __init__, forward
+
+
+def more_masks():
+    """Shares of masks are drawn from Beta(1.5, 1): the same objective as rate_power=0.5."""
+    usual = training.training_loss
+    training.training_loss = lambda network, x, t, generator=None: usual(
+        network, x, t ** (1 / 1.5), generator
+    )
+
+
+def complementary_masks():
+    """Half as many texts, each twice: with its masks, and with all other tokens masked."""
+
+    def training_loss(network, x, t, generator=None):
+        half, L = len(x) // 2, x.shape[1]
+        x, k = x[:half], diffusion.mask_counts(t[:half], L).clamp(max=L - 1)
+        moment = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+        masked = moment.argsort().argsort() < k[:, None]
+        z = torch.where(torch.cat([masked, ~masked]), network.mask_id, x.repeat(2, 1))
+        nats, row = diffusion.masked_nats(network, x.repeat(2, 1), z)
+        return torch.zeros(len(z)).index_add(0, row, nats) * L / torch.cat([k, L - k])
 
     training.training_loss = training_loss
+
+
+def rate_to_zero():
+    """The learning rate falls to zero, not to a tenth."""
+    usual = training.warmup_cosine
+    training.warmup_cosine = lambda step, c: (
+        usual(step, c) if step < c.warmup else (usual(step, c) - 0.1) / 0.9
+    )
 
 
 def usual_rope():
@@ -63,189 +154,115 @@ def usual_rope():
 
 def usual_init():
     """Initial weights as PyTorch draws them: those of the embedding are 50 times ours."""
-    model.DiffusionTransformer.initialise = lambda self: None
+    Network.initialise = lambda self: None
 
 
-class AttentionAfterConvolution(model.Attention):
-    """Each channel is mixed with its two neighbours' before attention."""
-
-    def __init__(self, dim, *arguments):
-        super().__init__(dim, *arguments)
-        # three dimensions: no matrix, to be drawn anew or given to Muon
-        middle = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
-        self.convolution = torch.nn.Parameter(middle.repeat(1, 1, dim))  # (3, 1, C)
-
-    def forward(self, x, cos, sin):
-        padded = F.pad(x, (0, 0, 1, 1))  # (B, L + 2, C)
-        x = sum(padded[:, i : i + x.shape[1]] * self.convolution[i] for i in range(3))
-        return super().forward(x, cos, sin)
-
-
-def convolution():
-    """A convolution of width 3 before attention."""
-    model.Attention = AttentionAfterConvolution
-
-
-SMALL = dict(n_layers=4, d_model=128, n_heads=2, batch_size=16)
-VARIANTS = {  # name: changed settings
+BASE = dict(rate_power=0.0, short_windows=0.0)
+VARIANTS = {  # name: changed settings, or a function that changes the package
     "base": {},
-    "adamw": dict(optimizer="adamw"),
-    "muon-in-parts": {},
-    "no-qk-norm": dict(qk_norm=False),
-    "rope-10000": {},
-    "usual-init": {},
+    **{f"rate-power-{power}": dict(rate_power=power) for power in (0.3, 0.6, 1.0)},
+    "rates-beta-1.5": more_masks,
+    "short-windows": dict(short_windows=0.25),
+    "small": dict(rate_power=0.5, short_windows=0.25),
+    "complementary-masks": complementary_masks,
     "loss-of-t": dict(loss="time"),
-    "few-masks-first": {},
-    "convolution": {},
-    **{f"muon-lr-{lr}": dict(muon_lr=lr) for lr in (0.00125, 0.005, 0.01, 0.02)},
-    "batch-16": dict(batch_size=16),
-    "context-256": dict(context=256, batch_size=16),
-    "wide-shallow": dict(d_model=384, n_layers=3, n_heads=6),
-    "4-by-192": SMALL | dict(d_model=192, n_heads=3),
-    "4-by-128": SMALL,
-    "4-by-128-batch-8": SMALL | dict(batch_size=8),
-    **{f"4-by-128-muon-lr-{lr}": SMALL | dict(muon_lr=lr) for lr in (0.00125, 0.005)},
-    "4-by-128-adamw-lr-6e-3": SMALL | dict(adamw_lr=6e-3),
-    "4-by-128-vocabulary-4096": SMALL | dict(vocab_size=4096),
-    "4-by-128-vocabulary-4096-adamw-lr-6e-3": SMALL | dict(vocab_size=4096, adamw_lr=6e-3),
-    "4-by-128-vocabulary-8192-adamw-lr-6e-3": SMALL | dict(vocab_size=8192, adamw_lr=6e-3),
-    "4-by-128-few-masks-first": SMALL,
-    "4-by-128-muon-in-parts": SMALL,
-    "4-by-96": SMALL | dict(d_model=96),
-    "6-by-128": SMALL | dict(n_layers=6),
-    "no-ema": dict(ema=0.0),
     "time-conditioning": dict(time_conditioning=True),
-    "cosine": dict(loss="time", schedule="cosine"),
-    "polynomial": dict(loss="time", schedule="polynomial"),
+    "adamw": dict(optimizer="adamw"),
+    "no-qk-norm": dict(qk_norm=False),
+    "no-ema": dict(ema=0.0),
+    "rate-to-zero": rate_to_zero,
+    "weight-decay-1": dict(weight_decay=1.0),
+    "dropout": dict(dropout=0.1),
+    "usual-rope": usual_rope,
+    "usual-init": usual_init,
+    "untied": untied,
+    "convolution": convolution,
+    "value-residual": value_residual,
+    "head-gates": head_gates,
+    "vocabulary-4096": dict(vocab_size=4096),
+    "muon-lr-0.005": dict(muon_lr=0.005),
 }
 TINY = dict(corpus=str(ROOT / "README.md"), vocab_size=300, d_model=32, context=32, compile=False)
-CHANGES = {  # name: what else is changed
-    "muon-in-parts": muon_in_parts,
-    "rope-10000": usual_rope,
-    "usual-init": usual_init,
-    "few-masks-first": few_masks_first,
-    "convolution": convolution,
-    "4-by-128-few-masks-first": few_masks_first,
-    "4-by-128-muon-in-parts": muon_in_parts,
-}
 
 
-def config_of(name, **plan):
-    """Change the package as the variant NAME says. Returns its Config."""
-    if name in CHANGES:
-        CHANGES[name]()
-    return settings("medium", **VARIANTS[name] | plan)
-
-
-def time_step(name):
-    """Median seconds of a step, once everything is compiled; with few masks first, the last."""
-    corpus, config = prepare_corpus(config_of(name, steps=1))
-    step = trainer(config, corpus)[2]
-    for _ in range(3):
-        step()
-    return in_turns({name: step}, 10)[name]
-
-
-def train_for(name, steps):
-    """One run of so many steps. Returns what came out of it."""
-    plan = dict(steps=steps, warmup=min(100, steps // 4), eval_every=10**8, save_every=10**8)
-    corpus, config = prepare_corpus(config_of(name, **plan))
+def train_for(name, steps, seed, **plan):
+    """One run. Returns what came out of it."""
+    torch.set_num_threads(1)
+    variant = VARIANTS[name]
+    if callable(variant):
+        variant()
+    plan |= BASE | dict(steps=steps, seed=seed, eval_every=10**8, save_every=10**8)
+    plan |= {} if callable(variant) else variant
+    corpus, config = prepare_corpus(settings("small", **plan))
     with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
         run = training.train(config, corpus, folder)
-    return dict(
-        what=CHANGES[name].__doc__ if name in CHANGES else "",
-        settings=VARIANTS[name],
-        parameters=sum(p.numel() for p in run.model.parameters()),
-        steps=steps,
-        **{key: run.history[-1][key] for key in ("tokens", "bpb", "error")},
-    )
+        cpu = time.process_time() - start
+    last = run.history[-1]
+    parameters = sum(p.numel() for p in run.model.parameters())
+    return dict(bpb=last["bpb"], error=last["error"], cpu=cpu, parameters=parameters)
 
 
-def tables(results):
-    """Results as Markdown: a table for each budget, the best first."""
-    lines, budget, usual = [], None, settings("medium")
-    rows = results["runs"].values()
-    for row in sorted(rows, key=lambda row: (row["budget"], row["bpb"])):
-        if row["budget"] != budget:
-            budget = row["budget"]
-            lines += [
-                f"\n## As long as {budget:,} steps of the base\n",
-                "| run | changed | parameters | a step takes | steps | tokens | bits per byte |",
-                "|---|---|---:|---:|---:|---:|---:|",
-            ]
-        changed = row["what"] or ", ".join(
-            f"{k} {v}" for k, v in row["settings"].items() if getattr(usual, k) != v
-        )
-        lines.append(
-            f"| `{row['name']}` | {changed or 'nothing'} | {row['parameters'] / 1e6:.1f}M "
-            f"| {row['budget'] / row['steps']:.2f} x | {row['steps']:,} "
-            f"| {row['tokens'] / 1e6:.1f}M | {row['bpb']:.3f} ± {row['error']:.3f} |"
-        )
+def tables(rows):
+    """Results as Markdown: a table for each number of steps, the best first."""
+    lines = []
+    for steps in sorted({row["steps"] for row in rows}):
+        some = [row for row in rows if row["steps"] == steps]
+        base = statistics.mean([r["cpu"] for r in some if r["name"] == "base"] or [math.nan])
+        lines += [
+            f"\n## {steps:,} steps\n",
+            "| run | changed | parameters | CPU | bits per byte, mean over seeds | seeds |",
+            "|---|---|---:|---:|---:|---:|",
+        ]
+        groups = {}
+        for row in some:
+            groups.setdefault(row["name"], []).append(row)
+        means = {name: statistics.mean(r["bpb"] for r in group) for name, group in groups.items()}
+        for name in sorted(groups, key=means.get):
+            group, variant = groups[name], VARIANTS.get(name, {})
+            changed = (
+                ", ".join(f"{k}={v!r}" for k, v in variant.items())
+                if isinstance(variant, dict)
+                else variant.__doc__
+            )
+            cpu = statistics.mean(row["cpu"] for row in group) / base
+            lines.append(
+                f"| `{name}` | {changed or 'nothing'} | {group[0]['parameters'] / 1e6:.2f}M "
+                f"| {cpu:.2f} x | {means[name]:.3f} | {len(group)} |"
+            )
     return "\n".join(lines)
 
 
-def keep(results):
-    """Write the results, and beside them a page with the tables of all runs."""
-    write_atomically(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
-    head = OURS.with_suffix(".md").read_text(encoding="utf-8").partition("\n## ")[0]
-    write_atomically(RESULTS.with_suffix(".md"), f"{head}{tables(results)}\n".encode())
-
-
-def timed_as(name):
-    """The run whose steps take as long: rates, schedule and initial weights cost nothing."""
-
-    def costs(name):
-        free = ("muon_lr", "adamw_lr", "schedule")
-        change = CHANGES.get(name)
-        paid = {k: v for k, v in VARIANTS[name].items() if k not in free}
-        return paid, change if change is not usual_init else None
-
-    return next(other for other in VARIANTS if costs(other) == costs(name))
-
-
-def run_all(names, arguments):
-    """Time, or train, every run named; what each gives is kept at once. Returns all results."""
-    begun = RESULTS if RESULTS.exists() else OURS
-    results = json.loads(begun.read_text(encoding="utf-8"))
-    seconds = results["seconds"]
-    if arguments.time:
-        if "base" in names:  # on another machine, perhaps: what was timed before does not count
-            seconds.clear()
-        for (_, name), took in run_apart([(time_step, name) for name in names]):
-            seconds[timed_as(name)] = took
-            keep(results)
-        return results
-    calls = []
-    for name in names:
-        if not {"base", timed_as(name)} <= set(seconds):
-            raise UserError(f"how long does it take? First: --time {name} base")
-        ratio = seconds[timed_as(name)] / seconds["base"]
-        calls.append((train_for, name, max(1, round(arguments.steps / ratio))))
-    for (_, name, _), result in run_apart(calls, arguments.jobs):
-        row = dict(name=name, budget=arguments.steps) | result
-        results["runs"][f"{name}, {arguments.steps}"] = row
-        keep(results)
-    return results
+def keep(rows):
+    """Write the results, and the page with their tables."""
+    write_atomically(RESULTS, (json.dumps(rows, indent=0) + "\n").encode())
+    page = RESULTS.with_suffix(".md")
+    head = page.read_text(encoding="utf-8").partition("\n## ")[0]
+    write_atomically(page, f"{head.rstrip()}\n{tables(rows)}\n".encode())
 
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="RUN", help="(default: all in quality.md)")
-    parser.add_argument("--time", action="store_true", help="time a step of each, training none")
-    parser.add_argument("--steps", type=int, default=2000, help="of the base (default: 2000)")
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help="(default: all in quality.md)")
+    parser.add_argument("--steps", type=int, default=1500, help="(default: 1500)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     arguments = parser.parse_args()
-    names = arguments.names or list(VARIANTS)
     if arguments.smoke:
-        VARIANTS["tiny"] = TINY
-        print(time_step("tiny"), train_for("tiny", 2))
+        for name in ("base", "complementary-masks", "value-residual"):
+            print(train_for(name, 2, 1, **TINY))
         return
-    for name in names:
+    for name in arguments.names:
         if name not in VARIANTS:
-            raise UserError(f"no run {name!r}{nearest(name, VARIANTS)}")
-    if min(arguments.steps, arguments.jobs) < 1:
-        raise UserError("--steps and --jobs must be above 0")
-    print(tables(run_all(names, arguments)))
+            raise UserError(f"no variant {name!r}{nearest(name, VARIANTS)}")
+    names = arguments.names or list(VARIANTS)
+    calls = [(train_for, n, arguments.steps, seed) for seed in arguments.seeds for n in names]
+    for (_, *call), result in run_apart(calls, arguments.jobs):
+        row = dict(zip(("name", "steps", "seed"), call, strict=True))
+        rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+        rows = [r for r in rows if any(r[k] != row[k] for k in row)]  # measured anew
+        keep([*rows, row | result])
+    print(tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -113,8 +113,11 @@ def loss_in_nats(model, x, k, generator=None):
 
 
 def training_loss(model, x, t, generator=None):
-    """What training minimises, in nats for each text. x: (B, L); t: (B,) uniform on (0, 1). (B,)"""
+    """What training minimises, for each text. x: (B, L); t: (B,) uniform on (0, 1). (B,)"""
     config = model.config
-    if config.loss == "time" and not config.causal:
-        return diffusion_loss(model, x, t, config.schedule, generator)
-    return loss_in_nats(model, x, mask_counts(t, x.shape[1]), generator)
+    if config.causal:
+        return next_token_nats(model, x)
+    weight = ((1 + config.rate_power) * t**config.rate_power).to(x.device)  # (B,) 1 on average
+    if config.loss == "time":
+        return weight * diffusion_loss(model, x, t, config.schedule, generator)
+    return weight * nelbo(model, x, mask_counts(t, x.shape[1]), generator)

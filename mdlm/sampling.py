@@ -59,15 +59,20 @@ def draw(p, u):
     return torch.searchsorted(cumulative, point, right=True)[:, 0]
 
 
-def predict(model, z, where, alpha_t, **options):
+def predict(model, z, where, alpha_t, watch=None, **options):
     """Probabilities of the tokens at the N places of `where` (B, L), float64 (N, V - 1).
 
     alpha_t: the share of tokens visible now, one number or one a text (B,); options: see `adjust`.
+    watch: a function that is shown what happens here, such as the window's.
     """
     t = torch.as_tensor(1 - alpha_t, dtype=torch.float32).to(z.device).expand(len(z))
     with autocast(z.device):
-        logits = model.head(model.features(z, t)[where])  # (N, V - 1)
-    return adjust(logits, **options)
+        h = model.features(z, t)  # (B, L, C)
+        logits = model.head(h[where])  # (N, V - 1)
+    p = adjust(logits, **options)
+    if watch:
+        watch(z, alpha_t, h, where, p)
+    return p
 
 
 def fill(model, z, where, alpha_t, u, **options):

@@ -4,6 +4,7 @@ import io
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from bpe_tokenizer import BPETokenizer
 from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
 from conftest import TEXT, tiny
 from files import UserError
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_a_download_that_fails_or_brings_something_else_gets_one_line(tmp_path, monkeypatch):
@@ -32,16 +35,45 @@ def test_a_download_that_fails_or_brings_something_else_gets_one_line(tmp_path, 
     assert module.load_text("shakespeare", tmp_path) == "To be"
 
 
-def test_the_two_parts_are_the_text_and_figures_are_per_byte_of_utf8():
-    whole = "é" * 900 + "大" * 101
-    parts = module.split_text(whole)
-    assert "".join(parts) == whole and len(parts[1]) == 101
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"Verse {i} of it, and more.\n" + "\n" * (i % 7 == 0) for i in range(3000)),
+        "".join(f"{i} in one line without an end " for i in range(2000)),
+        "é" * 900 + "大" * 101,
+        "\n\n\n\n" + "".join(f"{i}\n\n" for i in range(500)),
+    ],
+    ids=["chapters", "one line", "no space", "blank lines"],
+)
+def test_three_parts_hold_every_character_once_and_lots_decide(text):
+    size = min(4000, len(text) // 50)
+    found = list(module.pieces(text, size))
+    assert "".join(found) == text and max(map(len, found)) <= 4 * size
+    parts = module.split_text(text)
+    assert sorted("".join(parts)) == sorted(text) and parts == module.split_text(text)
+    assert all(0.06 < len(part) / len(text) < 0.15 for part in parts[1:])
+    others = [module.split_text(text, seed) for seed in range(1, 6)]
+    assert len({"".join(parts) for parts in others}) > 1
+
+
+def test_the_parts_of_the_bible_are_whole_chapters_from_all_over_it():
+    chapters = list(module.kjv_chapters().values())
+    assert len(chapters) == 1189 and not any("\n\n" in chapter for chapter in chapters)
+    parts = module.split_text(module.load_text("kjv", ROOT / "data"))
+    numbers = [[chapters.index(c) for c in part.strip().split("\n\n")] for part in parts]
+    assert sorted(n for part in numbers for n in part) == list(range(1189))
+    for part in numbers:  # each fifth of the book has its share
+        assert min(np.histogram(part, 5, (0, 1189))[0]) > len(part) / 10
+
+
+def test_figures_are_per_byte_of_utf8():
+    parts = "é" * 900, "大" * 101
     corpus = module.tokenize(*parts, BPETokenizer.train("a b", 300))
     assert (corpus.train_bytes, corpus.val_bytes) == tuple(len(part.encode()) for part in parts)
     assert corpus.tokenizer.decode(corpus.val.tolist()) == parts[1]
     assert bits_per_byte(np.log(2), 100, 50) == pytest.approx(2)  # half a byte a token
     size = COMPRESSORS["lzma"]
-    both, first = size(whole.encode()), size(parts[0].encode())
+    both, first = size("".join(parts).encode()), size(parts[0].encode())
     expected = 8 * both / corpus.val_bytes - 8 * first / corpus.val_bytes
     assert compressed_bpb(size, *parts)[1] == pytest.approx(expected)
     assert all(size(b"a" * 9999) < 200 for size in COMPRESSORS.values())
@@ -57,21 +89,22 @@ def test_windows_are_pieces_of_the_text_and_cover_it():
     assert module.covering_windows(tokens, 40)[0].tolist() == [tokens.tolist()]
 
 
-@pytest.mark.parametrize("place", [10, -10])
-def test_a_checkpoint_is_not_measured_on_a_text_that_has_changed(place, text_file):
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_checkpoint_is_not_measured_on_a_text_that_has_changed(part, text_file):
     given = tiny(corpus=str(text_file), vocab_size=9999)
     corpus, config = module.prepare_corpus(given)  # the text runs out of pairs to merge
     assert config == replace(given, vocab_size=corpus.tokenizer.vocab_size) != given
     metadata = {"text": corpus.digest()}
     same = module.corpus_of(config, corpus.tokenizer, metadata)
     assert same.digest() == corpus.digest() and same.val.tolist() == corpus.val.tolist()
-    text_file.write_text(TEXT[:place] + "x" + TEXT[place:][1:], encoding="utf-8")  # one part
+    place = TEXT.index(module.split_text(TEXT)[part][:40]) + 20
+    text_file.write_text(TEXT[:place] + "#" + TEXT[place + 1 :], encoding="utf-8")  # one part
     with pytest.raises(UserError, match="not the text that the checkpoint was trained on"):
         module.corpus_of(config, corpus.tokenizer, metadata)
 
 
 def test_the_tokenizer_learns_from_the_training_text_only(text_file):
-    train_text, _ = module.split_text(TEXT + "zqzqzq " * (len(TEXT) // 90))
+    train_text, *_ = module.split_text(TEXT + "zqzqzq " * (len(TEXT) // 90))
     text_file.write_text(TEXT + "zqzqzq " * (len(TEXT) // 90), encoding="utf-8")
     corpus, config = module.prepare_corpus(tiny(corpus=str(text_file), vocab_size=300))
     assert corpus.tokenizer == BPETokenizer.train(train_text, config.vocab_size)

@@ -54,8 +54,8 @@ ESTIMATES = {  # each: (x, t, generator) -> nats of each text
     "plain": lambda *given: diffusion.plain_nelbo(MODEL, *given),
     **{s: lambda x, t, g, s=s: diffusion_loss(MODEL, x, t, s, g) for s in SCHEDULES},
     "counts": lambda x, t, g: nelbo(MODEL, x, diffusion.mask_counts(t, 3), g),
-    "trained by counts": trained(),
-    "trained by time": trained(loss="time", schedule="cosine"),
+    "trained by counts": trained(rate_power=0.0),
+    "trained by time": trained(loss="time", schedule="cosine", rate_power=0.0),
 }
 
 
@@ -71,8 +71,12 @@ def test_every_loss_has_the_exact_bound_as_its_mean(name):
 def test_the_settings_choose_the_loss_and_a_twin_has_its_own():
     x, t = torch.tensor([X]).expand(50, -1), torch.rand(50, generator=noise())
     by_counts, by_cosine = (ESTIMATES[name](x, t, noise()) for name in ("counts", "cosine"))
-    assert torch.equal(trained()(x, t, noise()), by_counts)
-    assert torch.equal(trained(loss="time", schedule="cosine")(x, t, noise()), by_cosine)
+    time = dict(loss="time", schedule="cosine")
+    assert torch.equal(trained(rate_power=0.0)(x, t, noise()), by_counts)
+    assert torch.equal(trained(**time, rate_power=0.0)(x, t, noise()), by_cosine)
+    for power in (0.5, 2.0):  # the weight's mean over t is 1
+        weight = (1 + power) * t**power
+        torch.testing.assert_close(trained(rate_power=power)(x, t, noise()), weight * by_counts)
     twin, x = make_model(causal=True, loss="time"), torch.randint(0, 50, (4, 16))
     nats = training_loss(twin, x, torch.rand(4))
     for i in range(16):  # the chain rule

@@ -53,6 +53,10 @@ def test_the_commands_of_the_readme_run_what_stands_in_the_notebooks(edit, tmp_p
     for command in ("all", "twin"):
         line = [sys.executable, "run.py", command, "--inside"]
         done = subprocess.run(line, stdout=subprocess.PIPE, **rest)
+        if command == "twin" and edit == "scale of scores":  # its cached sampler scores by itself
+            assert done.returncode == 1
+            assert "edit step_with_cache in twin.ipynb, too" in done.stdout.splitlines()[-1]
+            continue
         assert done.returncode == 0, done.stdout[-3000:]
         out += done.stdout
     assert ("exported from the notebooks" in out) == (edit != "none")
@@ -68,7 +72,8 @@ def test_the_commands_of_the_readme_run_what_stands_in_the_notebooks(edit, tmp_p
     assert metadata["code"] == read_metadata(twin)[1]["code"] == exported
     assert (exported == code_digest(train)) == ("code" not in EDITS[edit][3])
     for name in NOTEBOOKS:  # and what was executed can be committed
-        check_committed(folder / "runs" / name)
+        if (name, edit) != ("twin.ipynb", "scale of scores"):
+            check_committed(folder / "runs" / name)
 
 
 def check_committed(path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import prepare
 from bpe_tokenizer import MASK, BPETokenizer
+from files import UserError
 from shards import MANIFEST, open_tokens, read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -49,13 +51,31 @@ def small(*arguments):
 
 
 def tokens(folder):
-    """(tokenizer, ids to train on, ids to validate), the numbers of bytes checked."""
-    tokenizer, *parts, train_bytes, val_bytes = open_tokens(folder)
-    train, val = ([int(i) for i in part[:]] for part in parts)
+    """(tokenizer, {part: its ids}), the numbers of bytes checked."""
+    found, names = {}, ("train", "val", "test")
+    tokenizer, *parts = open_tokens(folder, names)
     end = tokenizer.special_ids[prepare.END_OF_TEXT]
-    for ids, n_bytes in ((train, train_bytes), (val, val_bytes)):
-        assert len(tokenizer.decode_bytes(i for i in ids if i != end)) == n_bytes
-    return tokenizer, train, val
+    for name, part, n_bytes in zip(names, parts[:3], parts[3:], strict=True):
+        found[name] = [int(i) for i in part[:]]
+        assert len(tokenizer.decode_bytes(i for i in found[name] if i != end)) == n_bytes
+    return tokenizer, found
+
+
+def assert_parts_are(texts, folder, *arguments):
+    """The parts, in the places where they were cut out, are the texts' tokens, each just once."""
+    tokenizer, found = tokens(folder)
+    arguments = prepare.parse_arguments([str(a) for a in ("--val-mb=.003", *arguments)])
+    pieces = []
+    for name, row in prepare.Files(arguments).parts.items():
+        of_part = [
+            [i for text, ends in prepare.read_documents(*span)
+               for i in (documents(tokenizer, [text]) if ends else tokenizer.encode(text))]
+            for span in row
+        ]  # fmt: skip
+        assert [*chain(*of_part)] == found[name] != []
+        pieces += [(path, start, ids) for (path, start, *_), ids in zip(row, of_part, strict=True)]
+    assert [*chain(*(ids for *_, ids in sorted(pieces)))] == documents(tokenizer, texts)
+    return tokenizer, found
 
 
 def documents(tokenizer, texts):
@@ -67,7 +87,9 @@ def documents(tokenizer, texts):
 # -- cutting
 
 
-PARTS = st.lists(st.sampled_from([*WORDS, " ", "  ", "\n", "\r\n", "\t", "x" * 70, "|", "\ufeff"]))
+PARTS = st.lists(
+    st.sampled_from([*WORDS, " ", "  ", "\n", "\r\n", "\t", "x" * 70, "|", "<|>", "\ufeff"])
+)
 
 
 @given(PARTS, st.integers(0, 200))
@@ -81,7 +103,12 @@ def test_a_cut_changes_no_token(parts, position):
         assert TOKENIZER.encode(one) + TOKENIZER.encode(other) == TOKENIZER.encode(one + other)
 
 
-@given(PARTS, st.lists(st.integers(0, 300)), st.integers(1, 50), st.sampled_from(["", "|"]))
+@given(
+    PARTS,
+    st.lists(st.integers(0, 300)),
+    st.integers(1, 50),
+    st.sampled_from(["", "|", "<|>", "★|"]),
+)
 def test_documents_are_the_text_in_whatever_parts_it_is_read(parts, places, block, separator):
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder) / "t.txt", "\ufeff" + "".join(parts))
@@ -93,11 +120,25 @@ def test_documents_are_the_text_in_whatever_parts_it_is_read(parts, places, bloc
             for document in prepare.read_documents(path, start, end, separator, block)
         ]
     text = "".join(parts).replace("\r\n", "\n")
-    expected = re.split(r"\n*\|\n*", text) if separator else [text]
+    expected = re.split(rf"\n*{re.escape(separator)}\n*", text) if separator else [text]
     if not expected[-1]:
         expected.pop()
     joined = "".join(document + "\0" * ends for document, ends in found)
     assert joined == "".join(document + "\0" for document in expected)
+
+
+def test_a_cut_in_a_separator_leaves_the_documents_as_they_are(tmp_path):
+    stories = [some_text(12, seed).strip("\n") for seed in range(8)]
+    path = write(tmp_path / "t.txt", "\n<|endoftext|>\n".join(stories))
+    size = path.stat().st_size
+    for place in range(size):
+        found = [
+            document
+            for start, end in ((0, place), (place, size))
+            for document in prepare.read_documents(path, start, end, "<|endoftext|>")
+        ]
+        joined = "".join(text + "\0" * ends for text, ends in found)
+        assert joined == "".join(story + "\0" for story in stories)
 
 
 # -- files
@@ -108,10 +149,13 @@ def test_a_file_becomes_the_tokens_of_its_text(newline, tmp_path, capsys):
     text = some_text(9000)
     write(tmp_path / "text.txt", "\ufeff" + text.replace("\n", newline))
     assert small(tmp_path / "text.txt", "--out", tmp_path / "o") == 0
-    tokenizer, train, val = tokens(tmp_path / "o")
+    arguments = tmp_path / "text.txt", "--out", tmp_path / "o"
+    tokenizer, found = assert_parts_are([text], tmp_path / "o", *arguments)
     assert len(list((tmp_path / "o").glob("*.bin"))) > 8
-    assert train + val == documents(tokenizer, [text])
-    assert len(tokenizer.decode_bytes(val[:-1])) == pytest.approx(3000, abs=400)
+    end = tokenizer.special_ids[prepare.END_OF_TEXT]
+    for name in ("val", "test"):
+        ids = [i for i in found[name] if i != end]
+        assert len(tokenizer.decode_bytes(ids)) == pytest.approx(3000, abs=400)
     assert tokenizer.mask_id == tokenizer.vocab_size - 1 == 299
     assert "now: python train.py --data" in capsys.readouterr().out
 
@@ -125,9 +169,8 @@ def test_a_folder_is_documents_in_order(tmp_path):
         write(tmp_path / "library" / os.fsdecode(b"z\xe9.txt"), "the end")
         texts.append("the end")
     assert small(tmp_path / "library", "--out", tmp_path / "o") == 0
-    tokenizer, train, val = tokens(tmp_path / "o")
     order = [texts[i] for i in (0, 2, 1, 3, *range(4, len(texts))) if texts[i]]
-    assert train + val == documents(tokenizer, order)
+    assert_parts_are(order, tmp_path / "o", tmp_path / "library", "--out=o")
 
 
 def test_a_file_of_several_documents(tmp_path):
@@ -135,19 +178,65 @@ def test_a_file_of_several_documents(tmp_path):
     write(tmp_path / "s.txt", "\n<|endoftext|>\n".join(stories))
     options = ["--out", tmp_path / "o", "--separator=<|endoftext|>"]
     assert small(tmp_path / "s.txt", *options) == 0
-    tokenizer, train, val = tokens(tmp_path / "o")
-    assert train + val == documents(tokenizer, stories)
+    tokenizer, _ = assert_parts_are(stories, tmp_path / "o", tmp_path / "s.txt", *options)
     assert b"endoftext" not in b"".join(tokenizer.token_bytes[:-2])
 
 
-def test_the_sample_is_spread_over_the_training_text(tmp_path):
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=5),
+    st.integers(1, 5000),
+    st.integers(1, 2000),
+)
+def test_three_parts_hold_every_byte_once_and_lots_decide(sizes, most, shard_bytes):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [write(Path(folder) / f"{i}.txt", "a" * size) for i, size in enumerate(sizes)]
+        arguments = prepare.parse_arguments([folder, "--out=o", f"--val-mb={most / 1e6}"])
+        if sum(sizes) < 10:
+            with pytest.raises(UserError, match="too little text"):
+                prepare.Files(arguments)
+            return
+        source = prepare.Files(arguments)
+        assert source.parts == prepare.Files(arguments).parts
+    jobs = list(source.jobs(shard_bytes))
+    spans = sorted(span[:3] for _, row in jobs for span in row)
+    assert [(path, byte) for path, a, b in spans for byte in range(a, b)] == [
+        (path, byte) for path, size in zip(paths, sizes, strict=True) for byte in range(size)
+    ]
+    for name in ("val", "test"):
+        n_bytes = sum(b - a for job, row in jobs if job.startswith(name) for _, a, b, _ in row)
+        assert 0 < n_bytes <= min(most, sum(sizes) / 10)
+
+
+def test_the_parts_come_from_all_over_the_text(tmp_path):
+    path = write(tmp_path / "t.txt", "x" * 1_000_000)
+    parts = prepare.Files(prepare.parse_arguments([str(path), "--out=o", "--val-mb=.04"])).parts
+    for name in ("val", "test"):  # blocks of 5 kB, not one long piece
+        assert len(parts[name]) >= 7 and prepare.length(parts[name]) == 40_000
+        assert parts[name][-1][1] - parts[name][0][1] > 300_000
+
+
+def test_the_sample_is_spread_over_the_training_text_alone(tmp_path):
     path = write(tmp_path / "t.txt", "".join(f"w{i:06} " for i in range(900_000)))  # 7 MB
-    options = [str(path), "--out=o", "--val-mb=.7"]
-    parts = list(prepare.Files(prepare.parse_arguments(options)).sample(3_000_000))
+    source = prepare.Files(prepare.parse_arguments([str(path), "--out=o", "--val-mb=.7"]))
+
+    def numbers(texts):
+        return {int(n) for text in texts for n in re.findall(r"w(\d{6})", text)}
+
+    held_back, training = (
+        numbers(
+            text
+            for name in names
+            for span in source.parts[name]
+            for text, _ in prepare.read_documents(*span)
+        )
+        for names in (("val", "test"), ("train",))
+    )
+    assert sorted(held_back | training) == list(range(900_000)) and not held_back & training
+    parts = list(source.sample(3_000_000))
     assert sum(map(len, parts)) == pytest.approx(3_000_000, abs=100)
-    numbers = [int(n) for part in parts for n in re.findall(r"w(\d{6})", part)]
-    assert min(numbers) == 0 and 800_000 < max(numbers) < 812_600  # what follows is for validation
-    assert {n // 100_000 for n in numbers} == {0, 1, 3, 4, 6, 7, 8}
+    found = numbers(parts)
+    assert found <= training and min(found) < 100_000 and max(found) > 800_000
+    assert 4 <= len({n // 100_000 for n in found}) <= 9
 
 
 # -- data sets
@@ -167,7 +256,7 @@ class Rows:
             raise self.failure
 
 
-def test_a_stream_keeps_one_document_in_a_hundred_for_validation(tmp_path, monkeypatch):
+def test_a_stream_keeps_two_documents_in_a_hundred_back(tmp_path, monkeypatch):
     stories = [some_text(40, seed) for seed in range(500)]
     rows = [{"story": story.replace("\n", "\r\n")} for story in stories]
     rows[7:7] = [{"story": None}, {"story": " \n"}]  # rows without a text are passed over
@@ -175,25 +264,32 @@ def test_a_stream_keeps_one_document_in_a_hundred_for_validation(tmp_path, monke
     choices = ["--column=story", "--config=large", "--split=some"]
     assert small("hf:a/b", "--out", tmp_path / "o", *choices) == 0
     assert hub.asked == ("a/b", "large", "some")
-    tokenizer, train, val = tokens(tmp_path / "o")
-    assert val == documents(tokenizer, stories[::100])
-    assert train == documents(tokenizer, [s for i, s in enumerate(stories) if i % 100])
-    assert small("hf:a/b", "--out", tmp_path / "few", "--limit-mb=.009", *choices) == 0
+    tokenizer, found = tokens(tmp_path / "o")
+    assert found["val"] == documents(tokenizer, stories[::100])
+    assert found["test"] == documents(tokenizer, stories[50::100])
+    assert found["train"] == documents(tokenizer, [s for i, s in enumerate(stories) if i % 50])
+    assert small("hf:a/b", "--out", tmp_path / "less", "--val-mb=.0001", *choices) == 0
+    tokenizer, found = tokens(tmp_path / "less")
+    assert found["val"] == documents(tokenizer, stories[:1])
+    assert found["test"] == documents(tokenizer, stories[50:51])
+    assert found["train"] == documents(tokenizer, stories[1:50] + stories[51:])
+    assert small("hf:a/b", "--out", tmp_path / "few", "--limit-mb=.015", *choices) == 0
     longest = max(len(story.encode("utf-8")) for story in stories)
-    assert 9000 <= sum(open_tokens(tmp_path / "few")[3:]) < 9000 + longest
+    sizes = open_tokens(tmp_path / "few", ("train", "val", "test"))[4:]
+    assert 15_000 <= sum(sizes) < 15_000 + longest
 
 
 def test_what_was_read_before_the_network_failed_is_kept(tmp_path, monkeypatch, capsys):
-    rows = [{"text": some_text(300, seed)} for seed in range(40)]
-    Rows(monkeypatch, rows[:30], OSError("no network"))
+    rows = [{"text": some_text(200, seed)} for seed in range(60)]
+    Rows(monkeypatch, rows[:45], OSError("no network"))
     options = ["hf:x", "--out", tmp_path / "o", "--sample-mb=.001"]
     assert small(*options) == 2
     assert "no network" in capsys.readouterr().err
     assert len(read_manifest(tmp_path / "o")["shards"]) >= 2
     Rows(monkeypatch, rows)
     assert small(*options) == 0
-    tokenizer, train, _ = tokens(tmp_path / "o")
-    assert train == documents(tokenizer, [row["text"] for row in rows[1:]])
+    tokenizer, found = tokens(tmp_path / "o")
+    assert found["train"] == documents(tokenizer, [r["text"] for r in rows[1:50] + rows[51:]])
 
 
 DATA_SETS = {
@@ -254,7 +350,7 @@ CHANGES += ["--column=a", "--config=a", "--split=a", "--limit-mb=2"]
 
 @pytest.mark.parametrize("option", CHANGES)
 def test_another_text_or_option_needs_a_restart(option, tmp_path, monkeypatch, capsys):
-    Rows(monkeypatch, [{"text": some_text(30, i), "a": "x"} for i in range(9)])
+    Rows(monkeypatch, [{"text": some_text(30, i), "a": "x"} for i in range(60)])
     path = write(tmp_path / "t.txt", some_text(3000))
     source = "hf:x" if option in CHANGES[-4:] else path
     assert small(source, "--out", tmp_path / "o") == 0

@@ -21,6 +21,7 @@ from mdlm.model import DiffusionTransformer
 from mdlm.training import train
 from running import make_watch, memory_is_full
 from saving import load_checkpoint, load_state
+from shards import Shards
 
 NOISE = 1e-3 if torch.cuda.is_available() else 0.0  # a CPU comes to the same, bit for bit
 
@@ -142,6 +143,68 @@ def test_a_run_does_not_go_on_with_another_text(part, corpus, tmp_path):
     changed[-1] ^= 1
     with pytest.raises(UserError, match="that run was on another text"):
         make_run(dataclasses.replace(corpus, **{part: changed}), tmp_path).restore()
+
+
+def as_shards(path, tokens):
+    """The same tokens in a file on the disk."""
+    tokens.tofile(path)
+    return Shards([path], [len(tokens)], tokens.dtype, "")
+
+
+@pytest.mark.parametrize(("part", "stops_at"), [("train", 7), ("val", 6)])
+def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, press, monkeypatch):
+    config, path, away = tiny(dropout=0.1, save_every=5), tmp_path / "text.bin", tmp_path / "away"
+    corpus = dataclasses.replace(corpus, **{part: as_shards(path, getattr(corpus, part))})
+    train(config, corpus, tmp_path / "whole")
+    usual, done = Hardware.step, press()  # the list of the steps that are done
+
+    def step(self, *given):
+        usual(self, *given)
+        if done[-1] == stops_at - 1:
+            path.rename(away)
+
+    monkeypatch.setattr(Hardware, "step", step)
+    with pytest.raises(
+        UserError, match=r"text\.bin: cannot be read \(No such file or directory\)$"
+    ):
+        train(config, corpus, tmp_path / "stopped")
+    assert state_in(tmp_path / "stopped")["step"] == stops_at
+    away.rename(path)
+    done = press()
+    train(config, corpus, tmp_path / "stopped")
+    assert done == list(range(stops_at, 12))
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_another_error_in_a_step_saves_nothing(corpus, tmp_path, press, monkeypatch):
+    usual, done = Hardware.step, press()
+
+    def half_done(self, *given):
+        usual(self, *given)
+        if done[-1] == 6:
+            raise IndexError("an edit")
+
+    monkeypatch.setattr(Hardware, "step", half_done)
+    corpus = dataclasses.replace(corpus, train=as_shards(tmp_path / "text.bin", corpus.train))
+    with pytest.raises(IndexError):
+        train(tiny(), corpus, tmp_path)
+    assert state_in(tmp_path)["step"] == 4
+
+
+def test_a_vanished_text_saves_no_loss_that_is_no_number(corpus, tmp_path, press, monkeypatch):
+    path, usual, done = tmp_path / "text.bin", Hardware.finish_gradient, press()
+    corpus = dataclasses.replace(corpus, train=as_shards(path, corpus.train))
+
+    def explodes(self, model, optimizers, loss):
+        usual(self, model, optimizers, loss)
+        if done[-1] == 6:
+            path.unlink()
+            loss *= torch.nan
+
+    monkeypatch.setattr(Hardware, "finish_gradient", explodes)
+    with pytest.raises(UserError, match=r"text\.bin: cannot be read"):
+        train(tiny(), corpus, tmp_path)
+    assert state_in(tmp_path)["step"] == 4
 
 
 def test_two_programs_do_not_train_one_run(corpus, tmp_path):

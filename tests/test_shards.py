@@ -96,6 +96,16 @@ def test_tokens_that_change_under_a_reader_get_one_line(change, tmp_path):
         train[3:6]
 
 
+def test_the_test_part_is_opened_only_when_asked_for(tmp_path):
+    write_tokens(tmp_path, [5, 6, 3])
+    (tmp_path / "train-000001.bin").rename(tmp_path / "test-000000.bin")
+    manifest = (tmp_path / MANIFEST).read_text().replace("train-000001", "test-000000")
+    (tmp_path / MANIFEST).write_text(manifest)
+    assert [part[:].tolist() for part in open_tokens(tmp_path)[1:3]] == [[*range(5)], [11, 12, 13]]
+    tokenizer, test, test_bytes = open_tokens(tmp_path, ["test"])
+    assert (tokenizer, test[:].tolist(), test_bytes) == (TOKENIZER, [*range(5, 11)], 12)
+
+
 def edit(folder, **changes):
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(manifest | changes))
@@ -109,7 +119,7 @@ DAMAGES = {
     "not JSON": lambda f: (f / MANIFEST).write_bytes(b"\x80\x02}q"),
     "deep JSON": lambda f: (f / MANIFEST).write_text("[" * 100_000),
     "no object": lambda f: (f / MANIFEST).write_text("[1]"),
-    "another version": lambda f: edit(f, format="mdlm-tokens 1"),
+    "another version": lambda f: edit(f, format="mdlm-tokens 2"),
     "a damaged tokenizer": lambda f: edit(f, tokenizer="{}"),
     "not finished": lambda f: edit(f, complete=False),
     "a file elsewhere": lambda f: edit(f, shards=[{"file": "../train-000000.bin", "tokens": 5}]),

@@ -32,7 +32,8 @@ def weights(model):
 @pytest.mark.parametrize("clip", [1e6, 0.5])
 def test_a_step_follows_the_clipped_gradient_of_the_whole_batch(clip, accumulation, in_float32):
     """Worked out by hand, with plain gradient descent in place of Muon and AdamW."""
-    config = tiny(clip=clip, accumulation=accumulation, causal=True, warmup=4, steps=14)
+    changes = dict(clip=clip, accumulation=accumulation, warmup=4, steps=14)
+    config = tiny(causal=True, short_windows=0.0, **changes)
     model, x = DiffusionTransformer(config), torch.arange(16)[None]
     by_hand, corpus = copy.deepcopy(model), SimpleNamespace(train=x[0].numpy())  # one window
     plain = [torch.optim.SGD([p], lr=1 + i) for i, p in enumerate(model.parameters())]
@@ -52,7 +53,7 @@ def test_a_step_follows_the_clipped_gradient_of_the_whole_batch(clip, accumulati
 
 def test_steps_draw_every_window_equally_often_and_drop_something_else_in_each_part():
     seen, dropped = [], []
-    config = tiny(causal=True, accumulation=2, dropout=0.5)
+    config = tiny(causal=True, accumulation=2, dropout=0.5, short_windows=0.0)
     model = DiffusionTransformer(config)
     model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 1]))
     dropout = model.blocks[0].dropout
@@ -66,6 +67,17 @@ def test_steps_draw_every_window_equally_often_and_drop_something_else_in_each_p
     assert len({*dropped}) == len(dropped) == 800
     training_step(model, [], corpus, tiny(causal=True, seed=2), 0, CPU)
     assert not torch.equal(seen[-1], torch.cat(seen[:2]))
+
+
+def test_some_steps_have_shorter_windows_and_all_the_same_number_of_tokens():
+    config, seen = tiny(context=64, batch_size=2, short_windows=0.5), []
+    model, corpus = DiffusionTransformer(config), SimpleNamespace(train=np.arange(64))
+    model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    for step in range(100):
+        training_step(model, [], corpus, config, step, CPU)
+    assert {n * length for n, length in seen} == {128}
+    counts = {length: sum(shape[1] == length for shape in seen) for length in (64, 32, 16, 8)}
+    assert sum(counts.values()) == 100 and 30 < counts[64] < 70 and min(counts.values()) > 5
 
 
 def test_the_average_is_the_weighted_sum_it_claims():

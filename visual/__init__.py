@@ -4,10 +4,12 @@ record       a run of a sampler, all that is shown of it
 colors       of a page, and what they mean
 items        what a page is made of: boxes and texts, with their places
 typesetting  the text in lines, and the looks of its tokens
+field        a line of text that is being edited
 controls     what a person does becomes a command, a command makes a new state
 page         a record and a state, laid out as items
 drawing      items on a surface
-worker       running the model, in a thread
+sampler      running the model; imports PyTorch
+worker       the same in a thread
 window       events, time, drawing, over and over
 files        pictures, animations, notebooks
 terminal     the same without pixels

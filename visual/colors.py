@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ THEMES = {  # page, ink, faint, line, mask, accent, card
 VIRIDIS = rgb("440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725")
 
 
+@lru_cache(maxsize=4096)
 def mix(a, b, k):
     """The colour at k in [0, 1] on the way from a to b."""
     return tuple(round(x + (y - x) * k) for x, y in zip(a, b, strict=True))

@@ -1,70 +1,103 @@
 """What the window shows, as a `State`, and how it changes.
 
-Keys and clicks become commands, a command makes a new state (`handle`).
+Keys and clicks become commands, a command makes a new state (`handle`). What a state cannot do by
+itself, such as running the model, it requests (`window` does it).
 """
 
-import math
 from dataclasses import dataclass, field, replace
 
 import pygame
 
-from visual.record import MOST_STEPS, SAMPLERS, Settings
+from visual.field import Field
+from visual.record import MOST_STEPS, SAMPLERS, Settings, rivals
+from visual.typesetting import FADE
 
 VIEWS = {  # name: what it shows, in one line
-    "text": "Colour: how probable a token was when it was drawn. Grey: it is masked again later.",
-    "order": "Colour: the step in which a token appeared. Any order can happen.",
-    "prediction": "Under each mask: what the model would write there now, the clearer the surer.",
+    "text": "Colour: how probable a word was when it was drawn. Underlined: it was given.",
+    "order": "Colour: when a word appeared. Any order can happen.",
+    "prediction": "In each mask: what the model would write there now, the clearer the surer.",
 }
+TOUR = (
+    "The grey boxes are masks: words that are not there yet.",
+    "In each step the model predicts all of them at once, and some are drawn.",
+    "Point at a word to see what else it could have been. Click on it to change it.",
+)
 
 
 @dataclass(frozen=True)
 class State:
-    """All that the window shows besides the record."""
+    """All that the window shows besides the records."""
 
     settings: Settings = field(default_factory=Settings)  # of the next run
-    at: float = 0.0  # where we are in the run, in steps
+    at: float = 0.0  # where we are on the clock, 0 to END
     playing: bool = True
     speed: float = 1.0
     view: str = "text"
     theme: str = "dark"
     help: bool = False
+    touring: bool = False
     mouse: tuple | None = None  # where it is, in pixels
-    dragging: tuple | None = None  # x and width of the timeline, while it is dragged
+    dragging: tuple | None = None  # what the mouse moves: ("timeline", x, width), ("tokens", first)
+    selected: frozenset = frozenset()  # tokens, counted over all lanes
+    line: int = 0  # the line of their card that the keyboard chose
+    head: int = -1  # whose attention is shown: 0 the mean of all heads, 1... each, -1 none
+    kept: bool = False  # whether the next run is shown beside this one
     picked: int = 0  # the setting that the keyboard changes, one of CHOICES
-    draft: str | None = None  # the prompt while it is being typed
+    prompt: Field | None = None  # the prompt while it is being typed
     busy: str = ""  # what the worker is doing
     message: str = ""
-    request: str = ""  # what the program shall do: "run" or "quit"
+    request: str = ""  # what the program shall do
     controls: bool = True  # whether there is somebody to control it
 
 
 SECONDS = 8  # a whole run at speed 1
-CHOICES = ("steps", "temperature", "top_p", "sampler", "seed")  # settings with two arrows
+END = 1 + FADE  # of the clock: what came last has time to fade
+CHOICES = ("steps", "temperature", "top_p", "sampler", "length", "seed")  # with two arrows
 BINDINGS = (  # keys, their commands, what they do
     ("Space", "play", "play, pause"),
     ("Left Right", "step -1, step 1", "one step back, forward"),
-    ("Home End", "step -inf, step inf", "to the start, the end"),
+    ("Home End", "seek 0, seek 2", "to the start, the end"),
     (", .", "speed 0.5, speed 2", "slower, faster"),
     ("1 2 3", "view text, view order, view prediction", "text, order, prediction"),
     ("P", "prompt", "type a prompt; each _ in it is a mask to fill"),
-    ("Up Down", "pick -1, pick 1", "choose a setting of the next run"),
-    ("- +", "less, more", "change it"),
-    ("Return N", "run, new", "run with these settings; with a new seed"),
-    ("T", "theme", "dark, light"),
-    ("H ? Escape", "help, help, escape", "this help; close it"),
-    ("Q", "quit", "quit"),
+    ("Up Down", "pick -1, pick 1", "choose a setting, or a line of a word's card"),
+    ("- +", "less, more", "change the setting"),
+    ("Return N", "enter, new", "run, or do what the card says; run with a new seed"),
+    ("[ ]", "select -1, select 1", "choose the word before, after (or click, drag)"),
+    ("E B U", "erase, branch, undo", "erase and refill words; go on from here; undo"),
+    ("C", "compare", "the next runs beside this one; no more"),
+    ("A", "attend", "what the word attended to: the mean, one head after the other"),
+    ("X", "corrupt", "a real text loses its words, and is written again"),
+    ("F S G", "fullscreen, picture, animation", "full screen; save a picture, an animation"),
+    ("T H Q", "theme, help, quit", "dark or light; this help; quit"),
 )
-KEYS = {"=": "more", "Enter": "run"}  # + without Shift on many keyboards; the keypad's Enter
+KEYS = {"=": "more", "Enter": "enter", "?": "help", "Escape": "escape", "F11": "fullscreen"}
+KEYS |= {"Delete": "erase", "Ctrl+C": "copy", "Ctrl+Z": "undo"}
 for keys, commands, _ in BINDINGS:
     KEYS |= zip(keys.split(), commands.split(", "), strict=True)
+REQUESTS = {  # what the program has to do: what the mouse says about it
+    "run": "write a text with these settings",
+    "new": "write another text with these settings",
+    "branch": "go on from this moment with another seed",
+    "undo": "show what was shown before",
+    "compare": "keep this text, and show the next ones beside it, on one clock",
+    "corrupt": "a text of the validation set loses its words as t rises; the model writes it again",
+    "copy": "copy the text as it is now (Ctrl+C)",
+    "picture": "save what is shown as a PNG file",
+    "animation": "save the run as a GIF file",
+    "example 0": "the beginning of a line that the model has not seen",
+    "example 1": "a line that the model has not seen, with a gap",
+    "example 2": "two such lines, with the middle missing",
+}
+OTHERS = ("quit", "fullscreen", "erase", "put")
 
 
-def on_event(event, state, layout, record, scale=1.0):
+def on_event(event, state, layout, lanes, scale=1.0):
     """The state after one of pygame's events. `layout`: what is on the screen."""
     if event.type in (pygame.QUIT, pygame.WINDOWCLOSE):
         return replace(state, request="quit")
-    if event.type in (pygame.KEYDOWN, pygame.TEXTINPUT):
-        return on_key(event, state, record)
+    if event.type in (pygame.KEYDOWN, pygame.TEXTINPUT, pygame.TEXTEDITING):
+        return on_key(event, state, lanes)
     if event.type == pygame.WINDOWLEAVE:
         return replace(state, mouse=None)
     if event.type not in (pygame.MOUSEMOTION, pygame.MOUSEBUTTONDOWN, pygame.MOUSEBUTTONUP):
@@ -72,73 +105,159 @@ def on_event(event, state, layout, record, scale=1.0):
     state = replace(state, mouse=(event.pos[0] * scale, event.pos[1] * scale))
     if event.type == pygame.MOUSEBUTTONUP:
         return replace(state, dragging=None)
+    item = layout.at(*state.mouse)
     if event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
-        item = layout.at(*state.mouse)
-        if item is not None and item.command != "timeline":
-            return handle(state, item.command, record)
-        state = replace(state, dragging=item and (item.x, item.w))
-    if state.dragging:
-        x, width = state.dragging
-        return seek(state, (state.mouse[0] - x) / width * record.n_steps, record)
+        return on_press(state, item, lanes)
+    match state.dragging:
+        case ("timeline", x, width):
+            return seek(state, (state.mouse[0] - x) / width, lanes)
+        case ("tokens", first) if item is not None and item.token is not None:
+            chosen = range(min(first, item.token), max(first, item.token) + 1)
+            if lane_of(lanes, first)[0] is lane_of(lanes, item.token)[0]:
+                return replace(state, selected=frozenset(chosen))
     return state
 
 
-def on_key(event, state, record):
+def on_press(state, item, lanes):
+    """The state after a press of the left button on an item, or on nothing (None)."""
+    if item is not None and item.command == "timeline":
+        state = replace(state, dragging=("timeline", item.x, item.w), touring=False)
+        return seek(state, (state.mouse[0] - item.x) / item.w, lanes)
+    if item is not None and item.command:
+        return handle(state, item.command, lanes)
+    if item is None or item.token is None:
+        return replace(state, selected=frozenset())
+    chosen = frozenset() if state.selected == {item.token} else frozenset([item.token])
+    state = replace(state, selected=chosen, line=0, playing=False, touring=False)
+    return replace(state, dragging=("tokens", item.token))
+
+
+def on_key(event, state, lanes):
     """The state after a key, or after a text, which is what keys have typed on their layout."""
+    line = state.prompt
+    if event.type == pygame.TEXTEDITING:
+        return state if line is None else replace(state, prompt=replace(line, composing=event.text))
     if event.type == pygame.TEXTINPUT:
-        if state.draft is not None:
-            return replace(state, draft=state.draft + event.text)
-        return handle(state, KEYS.get(event.text.upper(), ""), record)
+        if line is not None:
+            return replace(state, prompt=line.type(event.text))
+        return handle(state, KEYS.get(event.text.upper(), ""), lanes)
     key = pygame.key.name(event.key).title().replace(" ", "")
-    if state.draft is None:  # what types a character comes as a text, too
-        return handle(state, KEYS.get(key, "") if len(key) > 1 else "", record)
+    if line is None and key in "CZ" and event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META):
+        key = "Ctrl+" + key
+    if line is None:  # what types a character comes as a text, too
+        return handle(state, KEYS.get(key, "") if len(key) > 1 else "", lanes)
+    if line.composing:  # the input method's keys
+        return state
     if key in ("Return", "Enter"):
-        settings = replace(state.settings, prompt=state.draft)
-        return replace(state, settings=settings, draft=None, request="run")
+        settings = replace(state.settings, prompt=line.text)
+        return replace(state, settings=settings, prompt=None, request="run")
     if key == "Escape":
-        return replace(state, draft=None)
-    if key == "Backspace":
-        return replace(state, draft=state.draft[:-1])
-    if key == "V" and event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META):
-        return replace(state, draft=state.draft + pygame.scrap.get_text().strip())
-    return state
+        return replace(state, prompt=None)
+    by_word = bool(event.mod & (pygame.KMOD_CTRL | pygame.KMOD_ALT))
+    match key if event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META) else "":
+        case "A":
+            line = replace(line, anchor=0, caret=len(line.text))
+        case "C" | "X" if line.selected:
+            pygame.scrap.put_text(line.selected)
+            line = line.type("") if key == "X" else line
+        case "V":
+            line = line.type(pygame.scrap.get_text().strip())
+        case _:
+            line = line.press(key, bool(event.mod & pygame.KMOD_SHIFT), by_word)
+    return replace(state, prompt=line)
 
 
-def handle(state, command, record):
+def handle(state, command, lanes):
     """The state after a command, which is a verb and perhaps an argument. Pure."""
-    state = replace(state, message="")
+    state = replace(state, message="", touring=False) if command else state
     match command.split():
         case ["play"]:
-            again = not state.playing and state.at >= record.n_steps
+            again = not state.playing and state.at >= END
             return replace(state, playing=not state.playing, at=0.0 if again else state.at)
         case ["step", n]:
-            return seek(state, math.floor(state.at) + float(n), record)
+            return seek(state, neighbour(lanes, state.at, int(n)), lanes)
+        case ["seek", at]:
+            return seek(state, float(at), lanes)
         case ["speed", factor]:
             return replace(state, speed=min(max(state.speed * float(factor), 0.125), 16.0))
         case ["view", name]:
             return replace(state, view=name)
         case ["theme"]:
             return replace(state, theme="light" if state.theme == "dark" else "dark")
-        case [("help" | "escape") as verb]:
-            return replace(state, help=verb == "help" and not state.help)
+        case ["help"]:
+            return replace(state, help=not state.help)
+        case ["escape"]:
+            return replace(state, help=False, selected=frozenset())
         case ["prompt"]:
-            return replace(state, draft=state.settings.prompt, help=False)
+            text = state.settings.prompt
+            return replace(state, prompt=Field(text, len(text), len(text)), help=False)
+        case ["enter"] if state.selected:
+            choices = card_commands(lanes, state)
+            return handle(state, choices[state.line % len(choices)], lanes) if choices else state
+        case ["enter"]:
+            return replace(state, request="run")
+        case ["attend"]:
+            layers, heads = lanes[0].heads
+            return replace(state, head=(state.head + 2) % (layers * heads + 2) - 1)
+        case ["pick", n] if state.selected:
+            n_choices = max(1, len(card_commands(lanes, state)))
+            return replace(state, line=(state.line + int(n)) % n_choices)
         case ["pick", n]:
             return replace(state, picked=(state.picked + int(n)) % len(CHOICES))
         case [("less" | "more") as verb, *name]:
             name = name[0] if name else CHOICES[state.picked]
-            return replace(state, settings=changed(state.settings, name, verb == "more"))
-        case ["new"]:
+            new = changed(state.settings, name, verb == "more")
+            said = f"next run: {name.replace('_', '-')} {getattr(new, name)}"
+            return replace(state, settings=new, message=said)
+        case ["select", n]:
+            last = sum(lane.length for lane in lanes) - 1
+            chosen = min(max(0, max(state.selected, default=-1) + int(n)), last)
+            return replace(state, selected=frozenset([chosen]), line=0, playing=False)
+        case ["new" | "branch" | "erase" | "put" | "example" | "corrupt", *_]:  # with a new seed
             settings = replace(state.settings, seed=state.settings.seed + 1)
-            return replace(state, settings=settings, request="run")
-        case [("run" | "quit") as verb]:
-            return replace(state, request=verb)
+            return replace(state, settings=settings, request=command)
+        case [verb, *_] if verb in REQUESTS or verb in OTHERS:
+            return replace(state, request=command)
     return state
 
 
-def seek(state, at, record):
-    """Go to a moment of the run, and stay there."""
-    return replace(state, at=float(min(max(at, 0), record.n_steps)), playing=False)
+def card_commands(lanes, state):
+    """What can be done with the tokens that are selected."""
+    record, i = lane_of(lanes, max(state.selected))
+    if record.causal or record.tokenizer is None:
+        return []
+    found = rivals(record, record.at(state.at), i) if len(state.selected) == 1 else []
+    return ["erase", *(f"put {token}" for token, *_ in found)]
+
+
+def lane_of(lanes, token):
+    """(record, place in it) of a token that was counted over all lanes."""
+    for record in lanes:
+        if token < record.length:
+            break
+        token -= record.length
+    return record, min(token, record.length - 1)
+
+
+def edge(lanes):
+    """The last moment that can be shown: where sampling is, or the end."""
+    known = min(lane.edge for lane in lanes)
+    return END if known >= 1 else known
+
+
+def seek(state, at, lanes):
+    """Go to a moment of the run, and stay there; beyond the clock nothing glows any more."""
+    at = END if at >= 1 else at
+    return replace(state, at=float(min(max(at, 0), edge(lanes))), playing=False)
+
+
+def neighbour(lanes, at, sign):
+    """The moment at which the next text (1) begins, or the one before what is shown now (-1)."""
+    times = {row.time for lane in lanes for row in lane.rows}
+    if sign > 0:
+        return min((time for time in times if time > at), default=END)
+    now = max(lane.rows[lane.at(at)].time for lane in lanes)
+    return max((time for time in times if time < now), default=0.0)
 
 
 def changed(settings, name, up):
@@ -150,14 +269,17 @@ def changed(settings, name, up):
         "temperature": max(0.1, round(s.temperature + 0.1 * sign, 1)),
         "top_p": min(max(0.05, round(s.top_p + 0.05 * sign, 2)), 1.0),
         "sampler": samplers[(samplers.index(s.sampler) + sign) % len(samplers)],
+        "length": max(8, s.length + 8 * sign),
         "seed": max(0, s.seed + sign),
     }[name]
     return replace(settings, **{name: value})
 
 
-def advance(state, record, seconds):
-    """The state a moment later."""
-    if not state.playing or record.live or state.dragging:
+def advance(state, lanes, seconds):
+    """The state a moment later. A run that is being sampled is shown as far as it is."""
+    end = edge(lanes)
+    if not state.playing or state.dragging:
         return state
-    at = state.at + seconds * state.speed * record.n_steps / SECONDS
-    return replace(state, at=float(min(at, record.n_steps)), playing=at < record.n_steps)
+    length = SECONDS * max(0.2, max(row.t for row in lanes[0].rows))  # a gap takes less
+    at = min(state.at + seconds * state.speed / length, max(end, state.at))
+    return replace(state, at=float(at), playing=at < END, touring=state.touring and at < END)

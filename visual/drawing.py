@@ -1,14 +1,21 @@
 """Fonts, and items drawn on a pygame surface."""
 
 import importlib.util
+import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
 
 import pygame
 import pygame.freetype
 
-from visual.items import joins
+from visual.items import direction, joins
 
+SCRIPTS = {  # the first word of a character's name: what HarfBuzz calls its script
+    "ARABIC": "Arab", "BENGALI": "Beng", "DEVANAGARI": "Deva", "GUJARATI": "Gujr",
+    "GURMUKHI": "Guru", "HEBREW": "Hebr", "KANNADA": "Knda", "KHMER": "Khmr", "LAO": "Laoo",
+    "MALAYALAM": "Mlym", "MYANMAR": "Mymr", "ORIYA": "Orya", "SINHALA": "Sinh", "SYRIAC": "Syrc",
+    "TAMIL": "Taml", "TELUGU": "Telu", "THAI": "Thai", "TIBETAN": "Tibt",
+}  # fmt: skip
 FALLBACK_FONTS = (  # of the usual systems, for what the first font has no glyph for
     "notosanscjksc,notosanscjkjp,sourcehansanssc,microsoftyahei,pingfangsc,hiraginosansgb,simsun",
     "notosansdevanagari,nirmalaui,kohinoordevanagari,notosanshebrew,notosansarabic,segoeui",
@@ -26,10 +33,15 @@ def font_paths():
     if mono:
         yield Path(mono)
     yield Path(pygame.font.__file__).parent / pygame.font.get_default_font()
-    for name in ",".join(FALLBACK_FONTS).split(","):
+    for name in [*",".join(FALLBACK_FONTS).split(","), *pygame.font.get_fonts()]:
         path = pygame.font.match_font(name)
         if path:
             yield Path(path)
+
+
+def script_of(character):
+    """The first word of a character's name, which for a letter is that of its script."""
+    return unicodedata.name(character, "UNKNOWN").partition(" ")[0]
 
 
 class Fonts:
@@ -38,9 +50,12 @@ class Fonts:
     def __init__(self):
         pygame.font.init()
         pygame.freetype.init()  # it can say whether a font has a glyph
-        self.more_paths = font_paths()
+        self.paths = font_paths()
         self.fonts, self.coverage = [], []  # the best first; those that were needed so far
+        self.scripts = {}  # for which script each font was last used
+        self.missing = set()  # scripts that no font has
         self.first_with, self.width = cache(self.first_with), cache(self.width)
+        self.height = cache(self.height)
         self.image = lru_cache(4000)(self.image)
         self.first_with("a")
 
@@ -49,16 +64,21 @@ class Fonts:
         for i, font in enumerate(self.coverage):
             if font.get_metrics(character)[0] is not None:
                 return i
-        for path in self.more_paths:
+        script = script_of(character)
+        for path in self.paths if script not in self.missing else ():
             try:
                 fonts = pygame.font.Font(str(path), 20), pygame.freetype.Font(str(path), 20)
                 has_it = fonts[1].get_metrics(character)[0] is not None
             except (pygame.error, OSError):  # a format that this SDL cannot read or resize
                 continue
-            self.fonts.append(fonts[0])
-            self.coverage.append(fonts[1])
+            if has_it or not self.fonts:
+                self.fonts.append(fonts[0])
+                self.coverage.append(fonts[1])
             if has_it:
+                self.paths = font_paths()
                 return len(self.fonts) - 1
+        if unicodedata.category(character)[0] in "LM":
+            self.missing.add(script)
         return 0
 
     def font(self, number, size):
@@ -69,19 +89,33 @@ class Fonts:
         return font
 
     def parts(self, text):
-        """Cut a text where the font changes: a list of (number of the font, text)."""
+        """Cut a text where font or script change: (number of the font, script, text)s.
+
+        They come in the order in which they are drawn from left to right.
+        """
         parts = []
         for character in text:
+            script = SCRIPTS.get(script_of(character), "Latn")
             number = self.first_with(character)
-            if parts and (joins(character) or parts[-1][0] == number):
-                parts[-1] = (parts[-1][0], parts[-1][1] + character)
+            if parts and (joins(character) or parts[-1][:2] == [number, script]):
+                parts[-1][2] += character
             else:
-                parts.append((number, character))
-        return parts
+                parts.append([number, script, character])
+        return parts[::-1] if direction(text) == "R" else parts
+
+    def shaped(self, number, script, text, size):
+        """The font in which a part is measured and drawn."""
+        font = self.font(number, size)
+        if script != self.scripts.get(number, "Latn"):
+            font.set_script(script)
+            right = direction(text) == "R"
+            font.set_direction(pygame.DIRECTION_RTL if right else pygame.DIRECTION_LTR)
+            self.scripts[number] = script
+        return font
 
     def width(self, text, size):
         """Pixels."""
-        return sum(self.font(n, size).size(part)[0] for n, part in self.parts(text))
+        return sum(self.shaped(*part, size).size(part[2])[0] for part in self.parts(text))
 
     def height(self, size):
         """Pixels."""
@@ -92,13 +126,18 @@ class Fonts:
         box = (max(1, self.width(text, size)), self.height(size))
         surface = pygame.Surface(box, pygame.SRCALPHA)
         x, ascent = 0, self.font(0, size).get_ascent()
-        for number, part in self.parts(text):
-            font = self.font(number, size)
-            width = font.size(part)[0]
+        for part in self.parts(text):
+            font = self.shaped(*part, size)
+            width = font.size(part[2])[0]
             if width:  # SDL renders no text without width, such as a lone variation selector
-                surface.blit(font.render(part, True, color), (x, ascent - font.get_ascent()))
+                surface.blit(font.render(part[2], True, color), (x, ascent - font.get_ascent()))
             x += width
         return surface
+
+    def lacking(self):
+        """One line on the scripts for which there is no font, "" if there are fonts for all."""
+        names = ", ".join(sorted(name.title() for name in self.missing))
+        return f"no font here has {names}: install one, such as Noto Sans" if names else ""
 
 
 @lru_cache(maxsize=2000)
@@ -119,6 +158,9 @@ def draw_layout(surface, layout, fonts, page):
         w, h = max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y)
         if item.kind == "text":
             surface.blit(fonts.image(item.text, item.size, item.color), (x, y), (0, 0, w, h))
+        elif item.kind == "line":
+            ends = (item.x, item.y), (item.x + item.w, item.y + item.h)
+            pygame.draw.aaline(surface, item.color, *ends, max(1, round(item.radius)))
         elif item.kind == "outline":
             line = max(1, round(item.radius / 5))
             surface.blit(rounded(w, h, item.radius, item.color, line), (x, y))

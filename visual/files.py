@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +13,30 @@ from PIL import Image
 
 from files import UserError, check_writable, write_atomically
 from visual.colors import THEMES
-from visual.controls import State
+from visual.controls import END, State
 from visual.drawing import Fonts, draw_layout
+from visual.items import glide
 from visual.page import lay_out
-from visual.record import record_trajectory
+from visual.record import Record, Settings, add_trajectory
 
 OUTPUTS = (".gif", ".mp4", ".png")
 
 
-def pictures(record, state, size, moments):
-    """The run at some moments, 0 to 1, as Pillow images, without any window. A generator."""
-    fonts = Fonts()
+def pictures(lanes, state, size, moments, seconds=None):
+    """The run at some moments of the clock as Pillow images, without any window. A generator.
+
+    seconds: from one to the next, if they follow each other, so that words move gently.
+    """
+    fonts, page = Fonts(), None
+    state = State(view=state.view, theme=state.theme, controls=False)  # and no card, no help
     for moment in moments:
-        surface = pygame.Surface(size)
-        now = replace(state, at=moment * record.n_steps, controls=False)
-        draw_layout(surface, lay_out(record, now, size, fonts), fonts, THEMES[state.theme].page)
+        surface, state = pygame.Surface(size), replace(state, at=moment)
+        now = lay_out(lanes, state, size, fonts)
+        page = glide(page, now, seconds, size[0] / 4)[0] if seconds else now
+        draw_layout(surface, page, fonts, THEMES[state.theme].page)
         yield Image.frombytes("RGB", size, pygame.image.tobytes(surface, "RGB"))
+    if fonts.missing:
+        print(fonts.lacking(), file=sys.stderr)
 
 
 def sheet(images, columns):
@@ -47,31 +56,37 @@ def to_bytes(image, kind, **options):
     return buffer.getvalue()
 
 
-def gif(record, state, size, n_frames, fps):
-    """The bytes of an animated GIF that shows the last frame for two seconds."""
-    palette = sheet(pictures(record, state, size, np.linspace(0, 1, 6)), 1).quantize(256)
+HOLD = 4  # seconds for which the last frame is shown
+
+
+def gif(lanes, state, size, n_frames, fps):
+    """The bytes of an animated GIF. Its first frame is from the middle of the run, as it is all
+    that some pages show; from there it goes round and round."""
+    moments = np.linspace(0, END, n_frames)
+    palette = sheet(pictures(lanes, state, size, moments[:: -(-n_frames // 6)]), 1).quantize(256)
     images = [  # one palette for all: it must not flicker
         image.quantize(palette=palette, dither=Image.Dither.NONE)
-        for image in pictures(record, state, size, np.linspace(0, 1, n_frames))
+        for image in pictures(lanes, state, size, moments, 1 / fps)
     ]
-    times = [round(1000 / fps)] * (n_frames - 1) + [2000]  # milliseconds
+    times, middle = [round(1000 / fps)] * (n_frames - 1) + [1000 * HOLD], n_frames // 2
+    images, times = images[middle:] + images[:middle], times[middle:] + times[:middle]
     options = dict(save_all=True, append_images=images[1:], duration=times, loop=0)
     return to_bytes(images[0], "gif", **options)
 
 
-def video(record, state, size, n_frames, fps):
-    """The bytes of an MP4 file that shows the last frame for two seconds. Raises UserError."""
+def video(lanes, state, size, n_frames, fps):
+    """The bytes of an MP4 file. Raises UserError."""
     import imageio_ffmpeg
 
     size = (size[0] // 2 * 2, size[1] // 2 * 2)  # the codec wants even numbers
-    moments = [*np.linspace(0, 1, n_frames), *[1.0] * 2 * fps]
+    moments = [*np.linspace(0, END, n_frames), *[END] * HOLD * fps]
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video.mp4"
             options = dict(fps=fps, macro_block_size=2, output_params=["-crf", "18"])
             writer = imageio_ffmpeg.write_frames(str(path), size, **options)
             writer.send(None)
-            for image in pictures(record, state, size, moments):
+            for image in pictures(lanes, state, size, moments, 1 / fps):
                 writer.send(image.tobytes())
             writer.close()
             return path.read_bytes()
@@ -90,7 +105,7 @@ def check_output(path):
     check_writable(path)
 
 
-def save(path, record, state, size, at=None, n_frames=80, fps=12):
+def save(path, lanes, state, size, at=None, n_frames=80, fps=12):
     """Write the run to a file of the kind that its name says.
 
     `at`: for .png, that moment of the run from 0 to 1, instead of six moments on one sheet.
@@ -99,10 +114,10 @@ def save(path, record, state, size, at=None, n_frames=80, fps=12):
     check_output(path)
     kind = Path(path).suffix.lower()
     if kind == ".png":
-        moments = np.linspace(0, 1, 6) if at is None else [at]
-        data = to_bytes(sheet(pictures(record, state, size, moments), min(2, len(moments))), "png")
+        moments = np.linspace(0, END, 6) if at is None else [at if at < 1 else END]
+        data = to_bytes(sheet(pictures(lanes, state, size, moments), min(2, len(moments))), "png")
     else:
-        data = (video if kind == ".mp4" else gif)(record, state, size, n_frames, fps)
+        data = (video if kind == ".mp4" else gif)(lanes, state, size, n_frames, fps)
     write_atomically(path, data)
 
 
@@ -116,7 +131,8 @@ def show_inline(
     """
     from IPython.display import Image as Display
 
-    record = record_trajectory(trajectory, tokenizer, row=row)
-    data = gif(record, State(view=view, theme=theme), size, n_frames, fps=10)
+    settings = Settings(steps=trajectory.n_steps, length=trajectory.tokens.shape[1])
+    record = add_trajectory(Record(tokenizer, settings), trajectory, row)
+    data = gif([record], State(view=view, theme=theme), size, n_frames, fps=10)
     alt = tokenizer.decode(trajectory.tokens[row].tolist())
     return Display(data, format="gif", alt=alt)

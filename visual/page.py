@@ -5,18 +5,38 @@ A row is a function of the width that returns (items, height); `lay_out` puts th
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
-from visual.colors import THEMES, certainty_color, probability_color, viridis
-from visual.controls import BINDINGS, CHOICES, VIEWS
+from visual.colors import THEMES, certainty_color, mix, probability_color, viridis
+from visual.controls import BINDINGS, CHOICES, REQUESTS, TOUR, VIEWS, card_commands, lane_of
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
-from visual.record import MASKED, candidates, facts
+from visual.record import MASKED, SAMPLERS, asked, companions, facts, rivals
 from visual.typesetting import BLEED, lay_out_panel, line_height
+
+TIPS = {  # what appears beside these words when the mouse is there
+    "step": "how many of the steps from t = 1 to t = 0 are done",
+    "t": "the noise level: at t = 1 all is masked, at t = 0 nothing",
+    "masked": "how many masks there are now",
+    "network calls": "how often the network ran; a step in which nothing is drawn needs no call",
+    "seconds": "what the sampler took so far, without the window's own work",
+    "steps": "more steps: fewer words drawn at once, which cannot see each other",
+    "temperature": "below 1: safer words, and fewer different ones",
+    "top-p": "below 1: words that are improbable are never drawn",
+    "length": "how many tokens the text has",
+    "seed": "another seed, another text; the same seed and settings, the same text",
+    "prompt": "how the text begins; each _ in it is a mask to fill",
+    "ancestral": "unmask each token at a random time, as in the paper",
+    "plain": "the same, but the network runs in every step",
+    "first-hitting": "one token after the other, in random order: the exact limit of many steps",
+    "confident": "always the tokens of which the model is surest: safe, and often dull",
+    "remask": "may mask again what it wrote, and write it anew",
+}
 
 # -- rows
 
 
 def flow(style, groups, width, gap):
-    """Groups of texts, each (text, colour) or (text, colour, command), in lines like words."""
+    """Groups of texts, each (text, colour, and perhaps command, tip), in lines like words."""
     items, x, y, h = [], 0, 0, style.fonts.height(style.px(14))
     for group in groups:
         labels = [style.text(0, 0, *text) for text in group]
@@ -31,36 +51,47 @@ def flow(style, groups, width, gap):
 
 def fact(style, label, value):
     """A faint label and a value, as a group of texts."""
-    return (f"{label} ", style.theme.faint), (value, style.theme.ink)
+    tip = TIPS.get(label, "")
+    return (f"{label} ", style.theme.faint, "", tip), (value, style.theme.ink, "", tip)
 
 
-def arrows(style, value, less, more):
-    """A value between two arrows to click, as a group of texts."""
-    faint = style.theme.faint
-    return (" ‹ ", faint, less), (value, style.theme.ink), (" › ", faint, more)
+def arrows(style, label, value, less, more, color=None):
+    """A label, two arrows to click, and a value whose width moves none of them: a group."""
+    theme = style.theme
+    name = (f"{label} ", color or theme.faint, "", TIPS.get(label, ""))
+    value = (f" {value}", theme.ink, "", TIPS.get(value.strip(), ""))
+    return name, ("‹ ", theme.accent, less), ("› ", theme.accent, more), value
 
 
-def header_row(record, state, style, width):
+def header_row(lanes, state, style, width):
     """The title on the left; on the right the views, help and theme."""
     names = [(view, f"view {view}") for view in VIEWS]
     if state.controls:
         names += [("theme", "theme"), ("help", "help")]
     chosen = f"view {state.view}"
     colors = {True: style.theme.accent, False: style.theme.faint}
-    groups = [[(f" {name} ", colors[command == chosen], command)] for name, command in names]
+    groups = [
+        [(f" {name} ", colors[command == chosen], command, VIEWS.get(name, ""))]
+        for name, command in names
+    ]
     right, h = flow(style, groups, width, style.px(4))
     left = width - extent(right)[0]
-    title = shorten(style.fonts, visible(record.title), style.px(14), left - style.px(20))
+    title = shorten(style.fonts, visible(lanes[0].title), style.px(14), left - style.px(20))
     return [style.text(0, 0, title, style.theme.ink), *moved(right, left, 0)], h
 
 
-def caption_row(record, state, style, width):
+def caption_row(lanes, state, style, width):
     """One line on what is to be seen, and the scale of its colours. Errors appear here, too."""
-    legend = [] if record.live else color_legend(state.view, style)
-    left = width - extent(legend)[0]
-    text = state.message or state.busy or VIEWS[state.view]
+    legend = color_legend(state.view, style)
+    left, text = width - extent(legend)[0], VIEWS[state.view]
+    if state.touring:
+        text = TOUR[min(len(TOUR) - 1, int(state.at * len(TOUR)))]
+    if lanes[0].tokenizer is None:  # there is no model yet
+        text = state.busy
+    text = state.message or text
+    color = style.theme.accent if state.message or state.touring else style.theme.faint
     text = shorten(style.fonts, text, style.px(14), left - style.px(16))
-    label = style.text(0, 0, text, style.theme.accent if state.message else style.theme.faint)
+    label = style.text(0, 0, text, color)
     return [label, *moved(legend, left, 0)], label.h
 
 
@@ -80,8 +111,8 @@ def color_legend(view, style):
     return [*items, style.text(left + n * w, 0, last, theme.faint)]
 
 
-def timeline_row(record, state, style, width):
-    """Buttons, and the run from left to right with a knob where we are."""
+def timeline_row(lanes, state, style, width):
+    """Buttons, and the run from left to right, as far as it is known, with a knob where we are."""
     theme, hair, height, knob = style.theme, style.px(2), style.px(28), style.px(12)
     items, x, button = [], 0, style.px(30)
     if state.controls:
@@ -93,56 +124,101 @@ def timeline_row(record, state, style, width):
             items.append(label._replace(**place))
             x += button
         x += style.px(10)
-    bar, done = max(1, width - x - style.px(8)), state.at / record.n_steps
-    if record.live:
-        done = 1 - record.masked(state.at) / max(1, record.masked(0))
-    line = (height - hair) / 2
+    bits = lanes[0].rows[lanes[0].at(state.at)].bits
+    tip = "the curve: the mean entropy at the masks, as far as it is computed"
+    tip += f"; here {bits:.1f} bits" if bits is not None else ""
+    bar, done, line = max(1, width - x - style.px(8)), min(1.0, state.at), (height - hair) / 2
+    known = min(lane.edge for lane in lanes)
     items.append(Item("box", x, line, bar, hair, theme.line))
+    items.append(Item("box", x, line, bar * known, hair, theme.faint))
     items.append(Item("box", x, line, bar * done, hair, theme.accent))
-    if not record.live:
-        place = (x + bar * done - knob / 2, (height - knob) / 2, knob, knob)
-        items.append(Item("box", *place, theme.accent, radius=knob / 2))
-        items.append(Item("area", x, 0, bar, height, command="timeline"))
+    curve = [(x + bar * row.time, row.bits) for row in lanes[0].rows if row.bits is not None]
+    most = max((bits for _, bits in curve), default=1) or 1
+    for (x1, a), (x2, b) in pairwise(curve):
+        place = (x1, line * (1 - a / most), x2 - x1, line * (a - b) / most)
+        items.append(Item("line", *place, theme.faint, radius=1))
+    place = (x + bar * done - knob / 2, (height - knob) / 2, knob, knob)
+    items.append(Item("box", *place, theme.accent, radius=knob / 2))
+    items.append(Item("area", x, 0, bar, height, command="timeline", tip=tip))
     return items, height
 
 
-def status_row(record, state, style, width):
-    """Where we are, in numbers; in a race they stand over each lane."""
-    alone = facts(record, record, state.at) if record.twin is None else []
+def status_row(lanes, state, style, width):
+    """Where we are, in numbers; side by side they stand over each lane."""
+    alone = facts(lanes[0], lanes[0].at(state.at)) if len(lanes) == 1 and lanes[0].settings else []
     groups = [fact(style, *each) for each in alone]
     if state.controls:
-        speed = arrows(style, f"{state.speed:g}x", "speed 0.5", "speed 2")
-        groups.append([("speed", style.theme.faint), *speed])
+        groups.append(arrows(style, "speed", f"{state.speed:g}x", "speed 0.5", "speed 2"))
+        groups.append([(state.busy, style.theme.faint)])
     return flow(style, groups, width, style.px(20))
 
 
-def settings_row(record, state, style, width):
-    """The settings of the next run, or the prompt that is being typed."""
-    theme, size, s = style.theme, style.px(14), state.settings
-    if state.draft is not None:
-        label = shorten(style.fonts, "prompt (Return: run, Escape: leave it) ", size, width / 2)
-        room = width - style.fonts.width(label, size)
-        end = (visible(state.draft[-1000:]) + "▏")[::-1]  # what does not fit is its beginning
-        end = shorten(style.fonts, end, size, room)[::-1]
-        return flow(style, [[(label, theme.accent), (end, theme.ink)]], width, 0)
-    changed = s != record.settings and not record.live
-    groups = [[("next run", theme.accent if changed else theme.faint)]]
-    values = (f"{s.steps}", f"{s.temperature:.1f}", f"{s.top_p:.2f}", s.sampler, f"{s.seed}")
-    for i, (name, value) in enumerate(zip(CHOICES, values, strict=True)):
+def action_row(lanes, state, style, width):
+    """What can be done."""
+    theme, settings = style.theme, lanes[-1].settings
+    ready = theme.accent if settings and state.settings != settings else theme.ink
+    colors = {"run": ready, "compare": theme.accent if state.kept else theme.ink}
+    names = dict(run="▶ run", new="new seed", branch="branch here", corrupt="corrupt a text")
+    groups = []
+    for verb, tip in REQUESTS.items():
+        if " " not in verb:  # the examples stand beside the prompt
+            groups.append([(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)])
+    return flow(style, groups, width, style.px(20))
+
+
+def prompt_row(lanes, state, style, width):
+    """The prompt of the next run; while it is typed, a field with a caret."""
+    theme, size, field = style.theme, style.px(14), state.prompt
+    if field is None:
+        text = visible(state.settings.prompt[:200])
+        prompt = shorten(style.fonts, f"“{text}”" if text else "none", size, width / 2)
+        label = ("prompt ", theme.faint, "prompt", TIPS["prompt"])
+        groups = [[label, (prompt, theme.ink, "prompt", TIPS["prompt"])]]
+        names = ("a beginning", "a gap", "a lost middle") if width > style.px(600) else ()
+        groups += [[("try", theme.faint)]] if names else []
+        for k, name in enumerate(names):
+            groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
+        return flow(style, groups, width, style.px(22))
+    label = style.text(0, 0, shorten(style.fonts, "prompt ", size, width / 2), theme.accent)
+    h, room = label.h, width - label.w - style.px(4)
+    text = visible(field.text[: field.caret]), visible(field.text[field.caret :])
+    # of what is left of the caret its end is shown, of what is right of it its beginning
+    before = shorten(style.fonts, (text[0] + field.composing)[-1000:][::-1], size, room)[::-1]
+    x = label.w + style.fonts.width(before, size)
+    after = shorten(style.fonts, text[1][:1000], size, max(0, width - x - style.px(2)))
+    start, end = (visible(field.text[:k]) for k in field.span)
+    shift = x - style.fonts.width(text[0] + field.composing, size)
+    ends = [style.fonts.width(part, size) + shift for part in (start, end)]
+    left, right = (min(max(label.w, x), width) for x in ends)
+    items = [label, Item("box", left, 0, right - left, h, theme.line)] if left < right else [label]
+    items += [style.text(label.w, 0, before, theme.ink), style.text(x, 0, after, theme.ink)]
+    caret = Item("box", x, 0, style.px(2), h, theme.accent, command="caret")
+    note = "Return: write it.  Escape: leave it.  Each _ is a mask to fill, \\_ is an underscore."
+    note = style.text(0, h + style.px(6), shorten(style.fonts, note, size, width), theme.faint)
+    return [*items, caret, note], note.y + note.h
+
+
+def settings_row(lanes, state, style, width):
+    """The settings of the next run."""
+    theme, s = style.theme, state.settings
+    groups, longest, form = [], max(map(len, SAMPLERS)), {"temperature": ".1f", "top_p": ".2f"}
+    for i, name in enumerate(CHOICES):
+        value = f"{getattr(s, name):{form.get(name, '')}}"
+        value += " " * ((longest if name == "sampler" else 4) - len(value))
         color = theme.accent if i == state.picked else theme.faint
-        label = (name.replace("_", "-"), color, f"pick {i - state.picked}")
-        groups.append([label, *arrows(style, value, f"less {name}", f"more {name}")])
-    prompt = visible(f"“{s.prompt[:200]}”") if s.prompt else "none"
-    prompt = shorten(style.fonts, prompt, size, style.px(230))
-    groups.append([("prompt ", theme.faint, "prompt"), (prompt, theme.ink, "prompt")])
-    groups += [[("▶ run", theme.accent, "run")], [("new seed", theme.accent, "new")]]
-    return flow(style, groups, width, style.px(22))
+        label = name.replace("_", "-")
+        groups.append(arrows(style, label, value, f"less {name}", f"more {name}", color))
+    return flow(style, groups, width, style.px(14))
 
 
-def lane_row(record, lane, state, style, width):
-    """Over each panel of a race: who it is, and how far, as much as fits on one line."""
-    name = "twin, left to right" if lane is record.twin else "diffusion"
-    groups = [fact(style, *each) for each in facts(record, lane, state.at)]
+def lane_row(lanes, lane, state, style, width):
+    """Over each lane of several: who it is, and how far, as much as fits on one line."""
+    name = "GPT, left to right" if lane.causal else "diffusion"
+    other = next((each for each in lanes if each is not lane and not each.causal), lane)
+    if not lane.causal and lane.settings != other.settings:
+        mine, theirs = vars(lane.settings), vars(other.settings)
+        name = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in mine.items() if v != theirs[k])
+    groups = [fact(style, *each) for each in facts(lane, lane.at(state.at), alone=False)]
     items, _ = flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
     return [item for item in items if item.y == 0], items[0].h if items else 0
 
@@ -151,44 +227,87 @@ def lane_row(record, lane, state, style, width):
 
 
 def card(style, lines, size):
-    """Lines of text on a card, at (0, 0): (text, colour, how long a bar is below it, 0 to 1)."""
+    """Lines of text on a card, at (0, 0): (text, colour, length of a bar below it, command)."""
     theme, pad = style.theme, style.px(12)
     pitch = math.ceil(style.fonts.height(size) * 1.25)
-    wide = max(style.fonts.width(text, size) for text, _, _ in lines)
+    wide = max(style.fonts.width(text, size) for text, *_ in lines)
     box = (0, 0, wide + 2 * pad, pitch * len(lines) + 2 * pad)
     items = [
-        Item("box", *box, theme.card, radius=style.px(8)),
+        Item("box", *box, theme.card, radius=style.px(8), command="card"),
         Item("outline", *box, theme.line, radius=style.px(8)),
     ]
-    for i, (text, color, share) in enumerate(lines, 1):
+    for i, (text, color, share, command) in enumerate(lines, 1):
         bottom = pad + i * pitch
         bar = Item("box", pad, bottom - style.px(3), wide * share, style.px(2), theme.accent)
         items += [bar] if share else []
         items.append(style.text(pad, bottom - pitch, text, color, size=size))
+        if command:
+            items.append(Item("area", pad, bottom - pitch, wide, pitch, command=command))
     return items
 
 
-def token_card(record, state, i, style):
-    """What there is to know about token i now, as items at (0, 0)."""
-    theme = style.theme
-    L = record.texts.shape[1]
-    lane, i = (record, i) if i < L else (record.twin, i - L)
-    row = lane.row(state.at)
-    token, since = lane.texts[row, i], lane.since[row, i]
-    if token == MASKED:
-        lines = [("masked", theme.faint, 0)]
-        for name, p in candidates(lane, i, state.at):
-            lines.append((f"{p:6.1%}  “{visible(name)}”", theme.ink, p))
-        return card(style, lines, style.px(14))
-    history = "" if record.twin else f"step {since}, "
-    if since == 0:
-        history = "given"
-    elif token != lane.texts[-1, i]:
-        history += "masked again later"
-    elif not record.live:
-        history += f"drawn with {lane.probability[i]:.1%}"
-    lines = [(f"“{visible(lane.tokenizer.show(token))}”", theme.ink, 0), (history, theme.faint, 0)]
-    return card(style, lines, style.px(14))
+def percent(p):
+    """A probability as a person writes it, never 0: "12.3%", "0.04%", "below 0.01%"."""
+    if p < 0.0001:
+        return "<0.01%"
+    return f"{p:.1%}" if p >= 0.001 else f"{p:.2%}"
+
+
+def token_card(lanes, state, tokens, style):
+    """What there is to know about a token now, and what can be done with it, at (0, 0)."""
+    theme, (record, i) = style.theme, lane_of(lanes, max(tokens))
+    n = record.at(state.at)
+    row, chosen, since = record.rows[n], bool(state.selected), record.rows[n].since[i]
+    found = rivals(record, n, i) if len(tokens) == 1 else []
+    together = len(companions(record, n, i))
+    told = [f"{len(tokens)} words"]
+    if len(tokens) == 1 and row.text[i] == MASKED:
+        told = ["masked" if found else "masked; the network has not seen this text yet"]
+    elif len(tokens) == 1:
+        when = f"drawn at t {record.rows[since].t:.2f} with {percent(row.probability[i])}"
+        told = [f"“{visible(record.tokenizer.show(row.text[i]))}”", when if since else "given"]
+        if together:
+            told.append(f"in one step with {together} more, unseen by each other")
+    lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
+    choices = card_commands(lanes, state) if chosen else []
+    if choices:
+        lines.append((f"{'erase and refill':<24}E", theme.ink, 0, "erase"))
+    for token, name, p in found:
+        lines.append((f"{percent(p):>6}  “{visible(name)}”", theme.ink, p, f"put {token}" * chosen))
+    for k, (text, _, share, command) in enumerate(lines):
+        if command and choices.index(command) == state.line:
+            lines[k] = (text, theme.accent, share, command)
+    layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
+    head = f"layer {layer + 1}, head {head + 1}" if state.head > 0 else "mean of all heads"
+    one = f"attention: {head:<17}  A" if state.head >= 0 else f"{'attention':<24}A"
+    last = (one, theme.faint, 0, "attend") if chosen else ("click: change it", theme.faint, 0, "")
+    return card(style, [*lines, last], style.px(14))
+
+
+def threads(items, lanes, state, style):
+    """Lines from a token that is pointed at: to what was drawn with it, and what it attended to."""
+    theme, token = style.theme, max(state.selected)
+    record, i = lane_of(lanes, token)
+    n, boxes = record.at(state.at), {item.token: item for item in items if item.anchor}
+    row, shift, found = asked(record, n, i), token - i, []
+    if token not in boxes:
+        return []
+    if state.head < 0:
+        found = [(j, theme.accent, 2) for j in companions(record, n, i)]
+    elif row.look is not None and record.done:
+        weights = row.look.attention
+        w = weights.mean(axis=0)[i] if state.head == 0 else weights[state.head - 1, i]
+        for j in map(int, w.argsort()[:-13:-1]):  # the more, the thicker and the brighter
+            k = w[j] / w.max()
+            found.append((j, mix(theme.page, theme.accent, 0.4 + 0.6 * k), 1 + 3 * k))
+    lines, a = [], boxes[token]
+    for j, color, wide in found:
+        b = boxes.get(j + shift)
+        if b is not None and j != i:
+            ends = sorted([(a.x + a.w / 2, a.y + a.h / 2), (b.x + b.w / 2, b.y + b.h / 2)])
+            place = (*ends[0], ends[1][0] - ends[0][0], ends[1][1] - ends[0][1])
+            lines.append(Item("line", *place, color, radius=style.px(1) * wide))
+    return lines
 
 
 def put_beside(items, item, size, gap):
@@ -202,47 +321,44 @@ def put_beside(items, item, size, gap):
     return moved(items, min(max(0, item.x), size[0] - w), y)
 
 
-def help_card(size, style):
-    """All keys, on a card in the middle of the window: smaller letters until it fits."""
-    theme = style.theme
+def help_card(box, style):
+    """All keys, on a card over the text, so that what it explains can be seen."""
+    theme, (x, y, w, h) = style.theme, box
     rows = [(keys.replace(" ", "  "), meaning) for keys, _, meaning in BINDINGS]
-    rows.append(("mouse", "click on anything; point at a token to know it"))
+    rows.append(("mouse", "click on anything; point at anything to know it"))
     longest = max(len(keys) for keys, _ in rows)
-    lines = [("keys", theme.accent, 0)]
-    lines += [(f"{keys:<{longest}}   {meaning}", theme.ink, 0) for keys, meaning in rows]
+    lines = [(f"{keys:<{longest}}   {meaning}", theme.ink, 0, "help") for keys, meaning in rows]
     for letters in range(style.px(15), 5, -1):
         items = card(style, lines, letters)
-        w, h = extent(items)
-        if w <= size[0] - 4 and h <= size[1] - 4:
-            veil = Item("box", 0, 0, *size, theme.page, command="help")
-            return [veil, *moved(items, (size[0] - w) // 2, (size[1] - h) // 2)]
+        wide, tall = extent(items)
+        if wide <= w and tall <= h:
+            return moved(items, x + (w - wide) // 2, y + (h - tall) // 2)
     return []
 
 
 # -- the page
 
-ROWS = [header_row, caption_row, timeline_row, status_row, settings_row]
+ROWS = [header_row, caption_row, timeline_row, status_row, settings_row, action_row, prompt_row]
 
 
-def lay_out(record, state, size, fonts, scale=1.0):
+def lay_out(lanes, state, size, fonts, scale=1.0):
     """Everything in a window of `size` (w, h) pixels: a `Layout`.
 
-    `scale`: pixels in one point of the screen, 2 on many a laptop.
+    lanes: the records to be shown beside each other. `scale`: pixels in one point of the screen,
+    2 on many a laptop.
     """
     width, height = size
-    if record.live:
-        state = replace(state, at=record.n_steps)
     unit = max(min(width / 1000, height / 700), 0.8 * scale)
     style = Style(fonts, THEMES[state.theme], unit)
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
-    rows = {make: make(record, state, style, inner) for make in ROWS}
-    given_up = [status_row, header_row, caption_row, timeline_row]  # in a small window
+    rows = {make: make(lanes, state, style, inner) for make in ROWS}
+    given_up = [status_row, settings_row, action_row, prompt_row, *ROWS[:3]]
     if not state.controls:
-        del rows[settings_row]
-    elif state.draft is None:  # what is being typed must be seen
-        given_up.insert(0, settings_row)
-    for make in [*given_up, None]:
+        del rows[settings_row], rows[action_row], rows[prompt_row]
+    elif state.prompt is not None:  # what is being typed must be seen
+        given_up.remove(prompt_row)
+    for make in [*given_up, None]:  # in a small window
         room = height - 2 * margin - sum(h + gap for _, h in rows.values())
         if room > 5 * line_height(fonts, style.px(13)):
             break
@@ -252,7 +368,8 @@ def lay_out(record, state, size, fonts, scale=1.0):
     for make in ROWS:
         if make is timeline_row:  # the text is above it
             panel = (margin - bleed, y + style.px(8), inner + 2 * bleed, room - style.px(8))
-            items += lay_out_lanes(record, state, panel, style)
+            text = lay_out_lanes(lanes, state, panel, style)
+            items += (threads(text, lanes, state, style) if state.selected else []) + text
             y += room
         if make in rows:
             row, h = rows[make]
@@ -260,30 +377,35 @@ def lay_out(record, state, size, fonts, scale=1.0):
             y += h + gap
     page = Layout(items, [])
     if state.help:
-        return replace(page, overlay=help_card(size, style))
+        return replace(page, overlay=help_card(panel, style))
     pointed = page.at(*state.mouse) if state.mouse else None
-    if pointed is None or pointed.token is None:
+    if state.selected:
+        chosen = [item for item in items if item.anchor and item.token == max(state.selected)]
+        pointed = chosen[0] if chosen else None
+    if pointed is None or (pointed.token is None and not pointed.tip):
         return page
-    beside = token_card(record, state, pointed.token, style)
+    beside = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
+    if pointed.token is not None:
+        beside = token_card(lanes, state, state.selected or {pointed.token}, style)
     return replace(page, overlay=put_beside(beside, pointed, size, style.px(6)))
 
 
-def lay_out_lanes(record, state, box, style):
+def lay_out_lanes(lanes, state, box, style):
     """The panels of all lanes in box (x, y, w, h), beside each other, or one above the other."""
     x, y, w, h = box
-    n, gap = len(record.lanes), style.px(28)
+    n, gap = len(lanes), style.px(28)
     beside = w > style.px(640)
     if beside:
         w = (w - (n - 1) * gap) / n
     else:
         h = (h - (n - 1) * gap) / n
     items, before, used = [], 0, 0
-    for lane in record.lanes:
+    for lane in lanes:
         if n > 1:
-            row, used = lane_row(record, lane, state, style, w)
+            row, used = lane_row(lanes, lane, state, style, w)
             items += moved(row, x + min(style.px(BLEED), w), y)
             used += style.px(12)
         items += lay_out_panel(lane, state, (x, y + used, w, h - used), style, before)
-        before += lane.texts.shape[1]
+        before += lane.length
         x, y = (x + w + gap, y) if beside else (x, y + h + gap)
     return items

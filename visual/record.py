@@ -1,11 +1,14 @@
-"""A run of a sampler, as it is shown: every text on the way. Nothing here runs a model."""
+"""What happened: a run of a sampler, text by text. Nothing here runs a model, or draws."""
 
 import codecs
-import math
+import re
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
+
+from visual.items import direction
 
 MASKED = -1
 MOST_STEPS = 4096
@@ -20,7 +23,7 @@ SAMPLERS = {  # name: its function in mdlm.sampling. All are called alike, and r
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is asked to do. The window changes these for the next run."""
+    """What a run is asked to do. (What the command does by itself is in sample_visual.DEFAULTS.)"""
 
     steps: int = 128
     temperature: float = 1.0
@@ -31,116 +34,146 @@ class Settings:
     prompt: str = ""  # the text begins like this; each "_" in it is one mask
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
+class Row:
+    """The text of a run from one moment on, until the next one."""
+
+    text: np.ndarray  # (L,) token ids; MASKED where there is none
+    time: float  # where it begins on the clock of what is shown, 0 to 1
+    t: float  # the noise level, 1 - alpha_t
+    calls: int  # network calls made up to then
+    since: np.ndarray  # (L,) the row in which the token that stands there, or the mask, appeared
+    probability: np.ndarray  # (L,) that each token had when it was drawn (given: 1)
+    look: object = None  # a `Look`, once the network has seen this text
+    bits: float | None = None  # the mean entropy of what it said about the masks, once computed
+
+
+@dataclass(eq=False)
 class Record:
-    """One run of T steps that wrote L tokens; S different texts were seen on the way."""
+    """A run that wrote, or is writing, L tokens. Rows are added while it is under way."""
 
     tokenizer: object  # with `show(id)`, and `token_bytes`, which spell each token
     settings: Settings
-    change: np.ndarray  # (S,) the steps, rising from 0, after which the text is another one
-    texts: np.ndarray  # (S, L) the token ids after those steps; MASKED where there is none
-    calls: np.ndarray  # (T + 1,) network calls made up to each step
-    probability: np.ndarray | None = None  # (L,) of each last token when it was drawn (given: 1)
-    predictions: dict = field(default_factory=dict)  # see `candidates`
     title: str = ""
+    causal: bool = False  # written from left to right: there are no masks to be shown
+    heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
+    start: float = 0.0  # the moment from which it is played
+    rows: list = field(default_factory=list)
+    done: bool = False
     seconds: float = 0.0  # what sampling took
-    live: bool = False  # still being sampled: a step is a network call, and the end is not known
-    twin: object = None  # in a race: the twin's `Record` on the same clock, its ticks being steps
+    layouts: dict = field(default_factory=dict)  # what `typesetting` keeps of it
 
-    @property
-    def lanes(self):
-        """The runs to be shown beside each other."""
-        return (self,) if self.twin is None else (self, self.twin)
+    def add(self, text, time, t, calls=0, probability=1.0):
+        """Another text, from now on; probability: (L,), that of the tokens that are new."""
+        since, chance = np.zeros(len(text), int), np.ones(len(text))
+        if self.rows:  # the tokens of the first one are given
+            old = self.rows[-1]
+            since = np.where(text == old.text, old.since, len(self.rows))
+            chance = np.where(text == old.text, old.probability, probability)
+        self.rows.append(Row(text, float(time), float(t), int(calls), since, chance))
 
-    @property
-    def n_steps(self):
-        return len(self.calls) - 1
+    def at(self, time):
+        """The number of the row at a moment of the clock."""
+        return max(0, bisect_right(self.rows, time, key=lambda row: row.time) - 1)
 
     @cached_property
-    def since(self):
-        """(S, L) the step after which the token that stands there, or the mask, appeared."""
-        since = np.zeros(self.texts.shape, np.int64)
-        since[1:] = np.where(self.texts[1:] != self.texts[:-1], self.change[1:, None], 0)
-        return np.maximum.accumulate(since)
+    def leftwards(self):
+        """Whether most of the tokens that have a direction are read from right to left."""
+        spelled = self.tokenizer.token_bytes if self.tokenizer else ()
+        ways = [direction(token.decode("utf-8", "ignore")) for token in spelled if len(token) > 1]
+        return ways.count("R") > ways.count("L")
 
-    def row(self, at):
-        """Which of the S texts is that after `at` steps."""
-        return int(np.searchsorted(self.change, at, side="right")) - 1
+    @property
+    def edge(self):
+        """The last moment of which something is known."""
+        return 1.0 if self.done else self.rows[-1].time
 
-    def masked(self, at):
-        """How many masks there are after `at` steps."""
-        return int((self.texts[self.row(at)] == MASKED).sum())
+    @property
+    def length(self):
+        return len(self.rows[0].text)
+
+    def masked(self, n):
+        """How many masks there are in row n."""
+        return int((self.rows[n].text == MASKED).sum())
 
 
-@lru_cache(maxsize=64)
-def pieces(record, row):
-    """(L,) what each token of that text shows; "·" if it ends within a character."""
+@lru_cache(maxsize=512)
+def pieces(record, n):
+    """(L,) what each token of row n shows: None for a mask, "·" if it ends within a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    spelled = [b"_" if i == MASKED else record.tokenizer.token_bytes[i] for i in record.texts[row]]
-    parts = [decoder.decode(part, final=i == len(spelled)) for i, part in enumerate(spelled, 1)]
-    return tuple(part or "·" for part in parts)
+    parts, text = [], record.rows[n].text
+    for i, token in enumerate(text):
+        last = bool(i + 1 == len(text) or text[i + 1] == MASKED)
+        if token == MASKED:
+            parts.append(None)
+        else:
+            spelled = decoder.decode(record.tokenizer.token_bytes[token], final=last)
+            parts.append(re.sub("\ufffd+", "·", spelled) or "·")
+    return tuple(parts)
 
 
-def candidates(record, i, at):
-    """What the model would put at the mask at place i after `at` steps: (name, probability) pairs.
+def place_among_masks(row, i):
+    """Which of the M masks of a row stands at place i."""
+    return int((row.text[:i] == MASKED).sum())
 
-    The best first; none where the network was not run on that text. `record.predictions` maps each
-    text that the network saw, as bytes, to a function without arguments. It returns the ids and
-    probabilities of the best tokens at the text's M masks, (M, K) each.
+
+def asked(record, n, i):
+    """The row with the text from which the model predicted what stands at place i in row n."""
+    row = record.rows[n]
+    return row if row.text[i] == MASKED else record.rows[max(0, row.since[i] - 1)]
+
+
+def rivals(record, n, i):
+    """What could have been written at place i in row n: [(id, name, probability)], the best first.
+
+    At a mask, what the model predicts there now; at a token, what it predicted before it was drawn.
     """
-    text = record.texts[record.row(at)]
-    if text[i] != MASKED or text.tobytes() not in record.predictions:
+    row = asked(record, n, i)
+    if row.text[i] != MASKED or row.look is None:
         return []
-    ids, probabilities = record.predictions[text.tobytes()]()
-    m = int((text[:i] == MASKED).sum())
-    return list(zip(map(record.tokenizer.show, ids[m]), probabilities[m], strict=True))
+    found = row.look.rivals(place_among_masks(row, i))
+    return [(token, record.tokenizer.show(token), p) for token, p in found]
 
 
-def facts(record, lane, at):
-    """Where a lane of the record is, as (label, value) pairs that do not change their width."""
-    step, n_steps = math.floor(at), lane.n_steps
-    calls, total = lane.calls[min(step, n_steps)], max(1, lane.calls[-1])
-    masked = ("masked", f"{lane.masked(step):>{len(str(lane.masked(0)))}}")
-    made = ("network calls", f"{calls:>{len(f'{total:.0f}')}.0f}")
-    if lane.live:  # neither the steps nor the time of the whole run are known
-        return [masked, made]
-    seconds = ("seconds", f"{lane.seconds * calls / total:.2f}")
-    if record.twin is not None:
-        return [made, seconds]
-    steps = f"{step:>{len(str(n_steps))}}/{n_steps}"
-    return [("step", steps), ("t", f"{1 - step / n_steps:.2f}"), masked, made, seconds]
+def companions(record, n, i):
+    """The places whose tokens were drawn in the same network call as that at place i."""
+    row = record.rows[n]
+    together = (row.since == row.since[i]) & (row.text != MASKED) & (row.since > 0)
+    return [int(j) for j in np.flatnonzero(together) if j != i] if together[i] else []
 
 
-def record_trajectory(trajectory, tokenizer, settings=None, row=0, **rest):
-    """Text number `row` of a `Trajectory` as a `Record`; rest: what else it shall hold."""
-    change = np.unique(np.append(trajectory.step[row].numpy(), 0))
-    if trajectory.states is not None:  # a token may have come and gone in any step
-        change = np.arange(trajectory.n_steps + 1)
-    texts = np.stack([trajectory.state(int(step))[row].numpy() for step in change])
-    return Record(
-        tokenizer=tokenizer,
-        settings=settings or Settings(steps=trajectory.n_steps, length=texts.shape[1]),
-        change=change,
-        texts=np.where(texts == trajectory.mask_id, MASKED, texts),
-        calls=np.append(0, trajectory.calls[row].numpy().cumsum()),
-        probability=trajectory.probability[row].numpy(),
-        **rest,
-    )
+def facts(record, n, alone=True):
+    """Where a run is in row n: (label, value) pairs that do not change their width."""
+    row, total = record.rows[n], record.rows[-1].calls
+    steps = record.length if record.causal else record.settings.steps
+    t = 0.0 if record.done and row is record.rows[-1] else row.t  # the last steps change nothing
+    step = f"{round((1 - t) * steps):>{len(str(steps))}}/{steps}"
+    masked = f"{record.masked(n):>{len(str(record.length))}}"
+    made = ("network calls", f"{row.calls:>{len(str(max(total, steps)))}}")
+    seconds = record.seconds * row.calls / max(1, total)
+    if alone:
+        return [("step", step), ("t", f"{t:.2f}"), ("masked", masked), made]
+    return [made, ("seconds", f"{seconds:.2f}")]
 
 
-def race(record, twin, ticks=480):
-    """Two runs as a race: a `Record` with a `twin`, both on one clock that stops with the slower.
+def add_trajectory(record, trajectory, row=0):
+    """Text number `row` of a `Trajectory` becomes the rows of a record; `seconds` is not set."""
+    calls, n_steps = trajectory.calls[row].numpy().cumsum(), trajectory.n_steps
+    for step in range(n_steps + 1):
+        text = trajectory.state(step)[row].numpy()
+        text = np.where(text == trajectory.mask_id, MASKED, text)
+        if not record.rows or (text != record.rows[-1].text).any():
+            made, t = (calls[step - 1] if step else 0), 1 - step / n_steps
+            record.add(text, step / n_steps, t, made, trajectory.probability[row].numpy())
+    record.rows[-1].calls, record.done = int(calls[-1]), True
+    return record
 
-    Their steps become ticks of that clock. A network call takes its share of a run's seconds.
-    """
-    lanes, clock = [], max(record.seconds, twin.seconds)
-    for lane in (record, twin):
-        call = lane.seconds / clock * ticks / max(1, lane.calls[-1])
-        done = np.ceil(lane.calls * call - 1e-6).astype(int)  # (T + 1,) the tick that ends a step
-        step = np.searchsorted(done, np.arange(ticks + 1), side="right") - 1  # at each tick
-        change = done[lane.change]
-        seen = np.append(change[1:] > change[:-1], True)  # the last of the texts in one tick
-        lanes.append(
-            replace(lane, change=change[seen], texts=lane.texts[seen], calls=lane.calls[step])
-        )
-    return replace(lanes[0], twin=lanes[1])
+
+def on_one_clock(records):
+    """Runs to be shown side by side: copies whose rows come when they came, by the second."""
+    slowest, lanes = max(record.seconds for record in records) or 1.0, []
+    for record in records:
+        call = record.seconds / slowest / max(1, record.rows[-1].calls)  # its share of the clock
+        rows = [replace(row, time=min(1.0, row.calls * call)) for row in record.rows]
+        lanes.append(replace(record, rows=rows, layouts={}))
+    return tuple(lanes)

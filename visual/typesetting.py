@@ -1,83 +1,150 @@
-"""The text of a run, set in lines: which token stands where, and how it looks after each step.
+"""The text of a run, set in lines: which token stands where, and how it looks.
 
-A token keeps its place from the first step to the last, so that nothing jumps while it is read.
+Nobody knows how long the words will be that the masks become. So all masks are equally wide, and
+the lines of each row are made from those of the row before: a line stays as it is while it is
+neither too long nor much too short. What a row looks like depends only on the rows before it, so a
+run looks the same while it is sampled and when it is seen again.
 """
 
 import math
 import re
+import unicodedata
 from bisect import bisect_left
-from functools import lru_cache
-from itertools import zip_longest
+from itertools import pairwise
 from typing import NamedTuple
 
 from visual.colors import certainty_color, mix, probability_color, readable_on, viridis
-from visual.items import Item, joins, shorten, visible
-from visual.record import MASKED, candidates, pieces
+from visual.items import Item, direction, joins, shorten, visible
+from visual.record import MASKED, pieces
+
+FADE = 1 / 16  # of the clock: for so long a token that has just appeared glows
+MASK = "0000"  # a mask is as wide as this
+SHORT = 0.6  # a line with less than this share of the width is broken anew
+BLEED = 4  # units by which the box of a token reaches beyond its word
 
 
 class Spot(NamedTuple):
     """A token, or as much of it as stands on one line. x, w in pixels."""
 
     token: int
-    text: str
+    text: str | None  # None: a mask
     w: float
-    gap: bool = True  # something separates it from what stands on its left
+    gap: bool = True  # something separates it from what comes before it
     newline: bool = False  # it is the last on its line
     line: int = 0
     x: float = 0.0
+    room: tuple = (True, True)  # whether there is a gap on its left and on its right
 
 
-def spots_of(pieces, width, fonts, size):
+def joined(shown, i):
+    """Piece i, with marks that join Arabic letters to those of the neighbouring tokens."""
+
+    if shown[i].isascii():
+        return shown[i]
+
+    def arabic(k, end):
+        letters = [c for c in (shown[k] if 0 <= k < len(shown) else None) or "" if not joins(c)]
+        return bool(letters) and unicodedata.bidirectional(letters[end]) == "AL"
+
+    before, after = arabic(i - 1, -1) and arabic(i, 0), arabic(i, -1) and arabic(i + 1, 0)
+    return "\u200d" * before + shown[i] + "\u200d" * after
+
+
+def spots_of(shown, width, fonts, size):
     """What the tokens show, cut at line breaks, without places so far. A leading space is a gap."""
-    for token, piece in enumerate(pieces):
+    mask = min(width, fonts.width(MASK, size))
+    for token, piece in enumerate(shown):
+        if piece is None:
+            yield Spot(token, None, mask)
+            continue
         gap = len(piece) > 1 and piece[0] == " " and not piece[1].isspace()
-        for part in re.findall(r"[^\n]+|\n", piece[gap:]):
-            text = "◌" * joins(part[0]) + visible(part)  # something for an accent to stand on
+        for part in re.findall(r"[^\n]+|\n", joined(shown, token)[gap:]):
+            text = "◌" * (unicodedata.category(part[0])[0] == "M") + visible(
+                part
+            )  # something for an accent to stand on
             text = shorten(fonts, text, size, width)
             w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
             yield Spot(token, text, w, gap, part == "\n")
             gap = False
 
 
-def words_of(spots):
+def words_of(spots, width):
     """Group spots into words: lists that a line break should not tear apart."""
-    word = []
+    word, total = [], 0
     for spot in spots:
-        if word and (spot.gap or word[-1].newline):
+        if word and (spot.gap or word[-1].newline or spot.text is None or total + spot.w > width):
             yield word
-            word = []
+            word, total = [], 0
         word.append(spot)
+        total += spot.w
     if word:
         yield word
 
 
-def break_lines(pieces, width, fonts, size):
-    """Set the text in lines of `width` pixels. Returns (list of Spot, number of lines)."""
-    space, placed, x, line = fonts.width(" ", size), [], 0.0, 0
-    for word in words_of(spots_of(pieces, width, fonts, size)):
-        total = sum(spot.w for spot in word)
-        x += space if word[0].gap and x > 0 else 0
-        if x > 0 and x + total > width and (total <= width or x + word[0].w > width):
-            x, line = 0.0, line + 1
-        for spot in word:
-            if x > 0 and x + spot.w > width:
-                x, line = 0.0, line + 1
-            placed.append(spot._replace(line=line, x=x, gap=spot.gap or x == 0))
-            x, line = (0.0, line + 1) if spot.newline else (x + spot.w, line)
-    return placed, 1 + max((spot.line for spot in placed), default=0)
+def break_lines(shown, width, fonts, size, kept=frozenset(), rtl=False):
+    """Set the pieces `shown` in lines of `width` pixels: (list of Spot, number of lines).
+
+    kept: tokens that began a line before, and go on doing so if the line is not too short.
+    rtl: the text reads from right to left.
+    """
+    words = list(words_of(spots_of(shown, width, fonts, size), width))
+    space = fonts.width(" ", size)
+    placed, start, line = [], 0, 0
+    while start < len(words):
+        x, end, old, whole = 0.0, start, None, False
+        while end < len(words) and not whole:
+            total = sum(spot.w for spot in words[end]) + space * (words[end][0].gap and end > start)
+            if end > start and x + total > width:
+                break
+            if x > SHORT * width and words[end][0].token in kept:
+                old = end
+            x, whole, end = x + total, words[end][-1].newline, end + 1
+        if old and not whole:
+            end = old
+        spots = [spot for word in words[start:end] for spot in word]
+        placed += place_line(spots, line, space, width, rtl)
+        start, line = end, line + 1
+    return placed, max(1, line)
 
 
-def live_grid(pieces, width, fonts, size):
-    """Tokens in equal cells: so nothing moves while it is not known how long they will be."""
-    gap = fonts.width(" ", size)
-    cell = min(width, fonts.width("abcdef", size))
-    columns = max(1, int((width + gap) / (cell + gap)))
-    spots = []
-    for i, piece in enumerate(pieces):
-        text = shorten(fonts, visible(piece.removeprefix(" ")), size, cell)
-        place = dict(line=i // columns, x=i % columns * (cell + gap))
-        spots.append(Spot(i, text, cell, **place))
-    return spots, -(-len(pieces) // columns)
+def place_line(spots, line, space, width, rtl):
+    """Give the spots of a line their places, in the order in which the eye meets them."""
+    parts = []  # spots, and None for a gap
+    for spot in spots:
+        parts += [None, spot] if spot.gap and parts else [spot]
+    ways = [direction(part.text) if part else "" for part in parts]
+    if rtl or "R" in ways:
+        parts = [parts[i] for i in visual_order(ways, rtl)]
+    total = sum(part.w if part else space for part in parts)
+    x, placed = (width - total if rtl else 0.0), {}
+    for before, part, after in zip([None, *parts], parts, [*parts[1:], None], strict=False):
+        if part:
+            room = (before is None, after is None)
+            placed[part.token, part.text, part.newline] = part._replace(line=line, x=x, room=room)
+        x += part.w if part else space
+    return [placed[spot.token, spot.text, spot.newline] for spot in spots]
+
+
+def visual_order(directions, rtl):
+    """From the order of reading to that on the line: "R" runs are turned round in a text from left
+    to right, all else in one from right to left. What has no direction takes its neighbours'."""
+    base, n = "R" if rtl else "L", len(directions)
+    sure = [i for i, d in enumerate(directions) if d]
+    resolved = list(directions)
+    for i in range(n):
+        if not directions[i]:
+            k = bisect_left(sure, i)
+            around = {directions[sure[j]] if 0 <= j < len(sure) else base for j in (k - 1, k)}
+            resolved[i] = around.pop() if len(around) == 1 else base
+    order, start = list(range(n)), 0
+    while start < n:
+        end = start + 1
+        while end < n and resolved[end] == resolved[start]:
+            end += 1
+        if resolved[start] != base:
+            order[start:end] = order[start:end][::-1]
+        start = end
+    return order[::-1] if rtl else order
 
 
 def line_height(fonts, size):
@@ -85,53 +152,69 @@ def line_height(fonts, size):
     return math.ceil(fonts.height(size) * 1.42)
 
 
-@lru_cache(maxsize=32)
-def set_text(pieces, live, width, height, largest, fonts):
-    """The text in the largest letters with which it fits: (size, spots)."""
-    setter, sizes = (live_grid if live else break_lines), range(4, max(5, largest + 1))
+def set_text(record, n, width, height, largest, fonts):
+    """Row n of a record in lines: (size of the letters, spots).
 
-    def too_tall(size):
-        return setter(pieces, width, fonts, size)[1] * line_height(fonts, size) > height
-
-    size = sizes[max(0, bisect_left(sizes, True, key=too_tall) - 1)]
-    return size, setter(pieces, width, fonts, size)[0]
-
-
-def freshness(record, i, at):
-    """1 when a token has just appeared, soon 0, which a given token always is."""
-    since = record.since[record.row(at), i]
-    if since == 0 or (at >= record.n_steps and not record.live):  # nothing glows at the end
-        return 0.0
-    fade = 3 if record.live else max(1.0, record.n_steps / 16)  # in steps
-    return max(0.0, 1 - (at - since) / fade) ** 2
-
-
-def appearance(record, i, at, view, theme):
-    """How token i looks after `at` steps: (text, ink, paper).
-
-    The text is None if it is that of the end, the paper if it is that of the page.
+    The letters are the largest with which the first row fits; when a text grows too long for
+    them, they become smaller.
     """
-    row = record.row(at)
-    token, since = record.texts[row, i], record.since[row, i]
-    if token == MASKED:
-        best = candidates(record, i, at)[:1] if view == "prediction" else []
-        for name, p in best:
-            return in_text(name), certainty_color(p, theme), theme.mask
-        return "", theme.ink, theme.mask
-    piece = pieces(record, row)[i]  # differs if it is remasked later, or its character incomplete
-    text = None if piece == pieces(record, -1)[i] else in_text(piece)
-    fresh = freshness(record, i, at)
+    key, rtl = (width, height, largest, fonts), record.leftwards
+    if len(record.layouts) > 8:  # a window that is being resized
+        record.layouts.clear()
+    rows = record.layouts.setdefault(key, [])
+
+    def lines(shown, size, kept=frozenset()):
+        spots, n_lines = break_lines(shown, width, fonts, size, kept, rtl)
+        return spots, n_lines * line_height(fonts, size)
+
+    while len(rows) <= n:
+        shown = pieces(record, len(rows))
+        if rows:
+            size, _, kept = rows[-1]
+        else:
+            sizes, kept = range(4, max(5, largest + 1)), frozenset()
+            tall = bisect_left(sizes, True, key=lambda s: lines(shown, s)[1] > height * 0.94)
+            size = sizes[max(0, tall - 1)]
+        if record.causal:  # what is not written is not there
+            shown = tuple(piece or "" for piece in shown)
+        spots, tall = lines(shown, size, kept)
+        while tall > height and size > 4:
+            size -= 1
+            spots, tall = lines(shown, size)
+        starts = frozenset(b.token for a, b in pairwise(spots) if b.line > a.line)
+        rows.append((size, spots, starts))
+    return rows[n][:2]
+
+
+def freshness(record, row, i, at):
+    """1 when what stands at place i has just appeared, soon 0, which what is given always is."""
+    if row.since[i] == 0:
+        return 0.0
+    return max(0.0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2
+
+
+def appearance(record, n, i, at, view, theme, mask=None):
+    """How token i of row n looks: (text, ink, paper), the paper None if it is that of the page.
+
+    mask: which of the masks it is, if it is one. The text is None but for what is predicted.
+    """
+    row = record.rows[n]
+    fresh = freshness(record, row, i, at)
+    if row.text[i] == MASKED:
+        paper = mix(theme.mask, theme.accent, 0.55 * fresh)  # it was taken back
+        if view != "prediction" or row.look is None:
+            return None, theme.ink, paper
+        token, chance = (column[mask] for column in row.look.best[:2])
+        return in_text(record.tokenizer.show(int(token))), certainty_color(chance, theme), paper
     paper = mix(theme.page, theme.accent, 0.55 * fresh) if fresh > 0.01 else None
-    if since == 0 or record.live:
-        return text, theme.ink, paper
+    if row.since[i] == 0:
+        return None, theme.ink, paper
     if view == "order":
-        paper = mix(viridis(since / record.n_steps), (255, 255, 255), 0.6 * fresh)
-        return text, readable_on(paper), paper
+        paper = mix(viridis(record.rows[row.since[i]].time), (255, 255, 255), 0.6 * fresh)
+        return None, readable_on(paper), paper
     if view == "prediction":
-        return text, mix(theme.ink, theme.page, 0.25), paper
-    final = token == record.texts[-1, i]
-    ink = probability_color(record.probability[i], theme) if final else theme.faint
-    return text, mix(ink, theme.ink, fresh), paper
+        return None, theme.ink, paper
+    return None, mix(probability_color(row.probability[i], theme), theme.ink, fresh), paper
 
 
 def in_text(name):
@@ -140,16 +223,13 @@ def in_text(name):
 
 
 def fit(style, text, box, size, color):
-    """A text in box (x, y, w, h): somewhat smaller, and cut off, if it is too wide."""
+    """A text in the middle of box (x, y, w, h): smaller, and cut off, if it is too wide."""
     x, y, w, h = box
-    smallest = max(1, round(size * 0.65))
+    smallest = max(1, round(size * 0.6))
     while style.fonts.width(text, size) > w and size > smallest:
         size -= 1
     item = style.text(x, y, shorten(style.fonts, text, size, w), color, size=size)
-    return item._replace(y=y + (h - item.h) / 2)
-
-
-BLEED = 4  # units by which the box of a token reaches beyond its word
+    return item._replace(x=x + max(0, (w - item.w) / 2), y=y + (h - item.h) / 2)
 
 
 def lay_out_panel(record, state, box, style, before=0):
@@ -159,26 +239,32 @@ def lay_out_panel(record, state, box, style, before=0):
     """
     theme, fonts, inset = style.theme, style.fonts, style.px(BLEED)
     x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
-    row, live = record.row(state.at), record.live
-    size, spots = set_text(pieces(record, -1), live, int(w), int(h), style.px(30), fonts)
+    n = record.at(state.at)
+    row = record.rows[n]
+    size, spots = set_text(record, n, int(w), int(h), style.px(44), fonts)
     pitch, glyph, hair = line_height(fonts, size), fonts.height(size), max(1, round(size / 16))
     bleed = min(inset, fonts.width(" ", size) // 3)  # two boxes never meet in one space
-    items = []
-    for spot, after in zip_longest(spots, spots[1:]):
+    items, masks = [], 0
+    for spot in spots:
         i, left, top = spot.token, x + spot.x, y + spot.line * pitch
+        masks += spot.text is None
         if top + glyph > y + h:  # in a very small window
             break
-        text, ink, paper = appearance(record, i, state.at, state.view, theme)
-        end = left + spot.w
-        end += bleed if after is None or after.gap else -hair
-        start = left - bleed if spot.gap else left
+        text, ink, paper = appearance(record, n, i, state.at, state.view, theme, masks - 1)
+        start = left - bleed * spot.room[0]
+        end = left + spot.w + (bleed if spot.room[1] else -hair)
         place = (start, top, max(1, end - start), glyph)
-        kind = "box" if paper else "area"
-        items.append(Item(kind, *place, paper, radius=size / 5, token=before + i))
-        if text is None:
-            items.append(style.text(left, top, spot.text, ink, size=size)._replace(w=spot.w))
+        kind, token = "box" if paper else "area", before + i
+        items.append(Item(kind, *place, paper, radius=size / 5, token=token, anchor=True))
+        if spot.text:
+            label = style.text(left, top, spot.text, ink, size=size)
+            items.append(label._replace(w=spot.w, token=token))
         elif text:
-            items.append(fit(style, text, (left, top, spot.w, glyph), size, ink))
-        if record.since[row, i] == 0 and record.texts[row, i] != MASKED:  # given
-            items.append(Item("box", left, top + glyph - hair, spot.w, hair, theme.accent))
+            label = fit(style, text, (left, top, spot.w, glyph), size, ink)
+            items.append(label._replace(token=token))
+        if row.since[i] == 0 and row.text[i] != MASKED:  # given
+            under = (left, top + glyph - hair, spot.w, hair)
+            items.append(Item("box", *under, theme.accent, token=token))
+        if token in state.selected:
+            items.append(Item("outline", *place, theme.accent, radius=size / 5, token=token))
     return items

@@ -10,13 +10,18 @@ import pygame
 
 from files import UserError
 from visual.colors import THEMES
-from visual.controls import advance, on_event
+from visual.controls import END, advance, handle, lane_of, on_event
 from visual.drawing import Fonts, draw_layout
+from visual.items import glide
 from visual.page import lay_out
+from visual.record import MASKED, pieces
+
+FRAMES = 60  # a second, while something moves
 
 
 def find_display():
     """Raise UserError on a machine without a display, or where SDL draws for nobody to see."""
+    os.environ.setdefault("SDL_MOUSE_FOCUS_CLICKTHROUGH", "1")  # the first click counts
     if os.name == "nt":  # pixels of the screen, not ones that Windows scales up
         os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
     named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -31,44 +36,127 @@ def find_display():
 
 def open_window(size):
     """A window that can be resized and has all the pixels that the screen has."""
-    window = pygame.Window("masked diffusion", size, resizable=True, allow_high_dpi=True)
+    window = pygame.Window("Masked diffusion", size, resizable=True, allow_high_dpi=True)
     window.minimum_size = (360, 260)
+    window.set_icon(icon())
     pygame.key.set_repeat(350, 40)
     pygame.key.start_text_input()
     return window
 
 
+def icon():
+    """Masks, two of which have become words."""
+    theme, image = THEMES["dark"], pygame.Surface((64, 64), pygame.SRCALPHA)
+    pygame.draw.rect(image, theme.page, (0, 0, 64, 64), border_radius=12)
+    for i, (x, w) in enumerate([(10, 18), (32, 22), (10, 26), (40, 14), (10, 12), (26, 28)]):
+        color = theme.accent if i in (1, 4) else theme.faint
+        pygame.draw.rect(image, color, (x, 12 + i // 2 * 15, w, 10), border_radius=3)
+    return image
+
+
+def obey(state, worker, window, lanes):
+    """Do what the state requests: the state afterwards."""
+    request, state = state.request.split(), replace(state, request="")
+    try:
+        if worker.settings is None and request[0] != "fullscreen":
+            raise UserError("the model is still being loaded")
+        match request:
+            case ["run" | "new"]:
+                worker.run(state.settings)
+            case ["example", k]:
+                state = replace(state, settings=worker.example(int(k), state.settings))
+                worker.run(state.settings)
+            case ["corrupt"]:
+                worker.corrupt(state.settings)
+            case ["erase" | "put", *_] if not state.selected:
+                raise UserError("choose words first: click on one, or drag over several")
+            case ["branch"]:
+                go_on(replace(state, selected=frozenset()), worker, lanes)
+            case ["erase" | "put", *ids]:
+                go_on(state, worker, lanes, *ids)
+            case ["undo"]:
+                worker.undo()
+            case ["compare"]:
+                worker.kept = None if worker.kept else lanes[0]
+                state = replace(state, kept=worker.kept is not None)
+                if state.kept and state.settings == lanes[0].settings:
+                    state = handle(state, "more seed", lanes)
+                worker.run(state.settings)
+            case ["copy"]:
+                text = "".join(p or " _" for p in pieces(lanes[0], lanes[0].at(state.at)))
+                pygame.scrap.put_text(text.replace("\0", ""))
+                state = replace(state, message="copied")
+            case ["picture" | "animation" as kind]:
+                worker.store(kind, lanes, state, window.get_surface().get_size())
+            case ["fullscreen"] if window.size == pygame.display.get_desktop_sizes()[0]:
+                window.set_windowed()
+            case ["fullscreen"]:
+                window.set_fullscreen(desktop=True)
+    except UserError as error:
+        state = replace(state, message=str(error))
+    return state
+
+
+def go_on(state, worker, lanes, token=MASKED):
+    """Go on from this moment, with masks, or that token, in the place of those selected."""
+    record = lane_of(lanes, max(state.selected, default=0))[0]
+    if record.causal:
+        raise UserError("a GPT cannot fill gaps: only its end can change")
+    n, edits = record.at(state.at), {lane_of(lanes, i)[1]: int(token) for i in state.selected}
+    if not edits and not record.masked(n):
+        raise UserError("nothing is masked here: go back on the timeline first")
+    worker.go_on(record, n, edits, state.settings)
+
+
 def show(window, worker, state):
-    """Show what the worker does until the window is closed. Returns the last state."""
-    fonts, clock, record = Fonts(), pygame.Clock(), worker.record
-    layout, drawn = lay_out(record, state, window.get_surface().get_size(), fonts), None
-    gc.freeze()  # PyTorch's many objects stay: to look through them would make a frame late
+    """Show what the worker does until the window is closed. Returns the last state.
+
+    Raises the UserError that kept the worker from loading its model.
+    """
+    fonts, clock, lanes, lacking = Fonts(), pygame.Clock(), worker.lanes, ""
+    layout = drawn = size = None  # layout: what is on the screen
+    sys.setswitchinterval(0.001)  # so that the sampler need not wait for each frame
+    before, loaded, moving = state.settings, False, False
     while state.request != "quit":
         surface = window.get_surface()
-        size = surface.get_size()
+        if size != surface.get_size():
+            layout, size = None, surface.get_size()
         scale = size[0] / window.size[0]
         for event in pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
                 drawn = None  # what was drawn may be lost
-            state = on_event(event, state, layout, record, scale)
-        if state.request == "run":
-            state = replace(state, request="")
-            try:
-                worker.run(state.settings)
-            except UserError as error:
-                state = replace(state, message=str(error))
-        if worker.record is not record:
-            record = worker.record
-            if not record.live:
-                state = replace(state, at=0.0, playing=True)
-        if worker.message:
-            state, worker.message = replace(state, message=worker.message), ""
-        state = replace(state, busy=worker.busy)
-        state = advance(state, record, min(0.1, clock.get_time() / 1000))
-        if (record, state, size) != drawn:
-            layout = lay_out(record, state, size, fonts, scale)
+            if layout:
+                state = on_event(event, state, layout, lanes, scale)
+        if worker.error:
+            raise worker.error
+        if worker.settings and not loaded:
+            loaded = True
+            if state.settings == before:  # nobody has changed them meanwhile
+                state = replace(state, settings=worker.settings)
+            gc.freeze()  # PyTorch's many objects stay: to look through them makes a frame late
+        if state.request not in ("", "quit"):
+            state = obey(state, worker, window, lanes)
+        if worker.lanes is not lanes:
+            lanes, layout = worker.lanes, None
+            at = min(END, lanes[0].start)
+            state = replace(state, at=at, playing=True, selected=frozenset())
+        if worker.message or fonts.lacking() != lacking:
+            lacking = fonts.lacking()
+            state, worker.message = replace(state, message=worker.message or lacking), ""
+        passed = min(0.1, clock.get_time() / 1000)
+        state = advance(replace(state, busy=worker.busy), lanes, passed)
+        now = (state, size, lanes, [(len(lane.rows), lane.done) for lane in lanes])
+        if now != drawn or moving:
+            wanted = lay_out(lanes, state, size, fonts, scale)
+            layout, moving = glide(layout, wanted, passed, size[0] / 4)
             draw_layout(surface, layout, fonts, THEMES[state.theme].page)
             window.flip()
-            drawn = (record, state, size)
-        clock.tick(60)
+            drawn = now
+            for item in layout.items if state.prompt else ():
+                if item.command == "caret":  # an input method opens its list there
+                    place = (item.x / scale, item.y / scale, 1, item.h / scale)
+                    pygame.key.set_text_input_rect(pygame.Rect(place))
+        if worker.thread.ident is None:  # now that there is something to see
+            worker.thread.start()
+        clock.tick(FRAMES)
     return state

@@ -1,100 +1,26 @@
-"""Running the model: a whole run at once, or in a thread, so that the window never waits for it."""
+"""The model at work in a thread, so that the window never waits for it."""
 
 import queue
-import re
 import threading
-import time
 import traceback
 from dataclasses import replace
-from functools import cache, partial
+from functools import cached_property
+from itertools import count
+from pathlib import Path
 
 import numpy as np
-import torch
 
-import mdlm.sampling
 from files import UserError
-from mdlm.sampling import adjust, template
-from mdlm.twin import cache_error, sample_twin
-from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, race, record_trajectory
+from visual.record import MASKED, Record, on_one_clock
 
-CANDIDATES = 5  # tokens kept of what the model predicts at each mask
+DATA = Path(__file__).resolve().parent.parent / "data"
 
 
-def parse_prompt(prompt):
-    r"""Texts to keep and numbers of masks: "_" is a mask, "\_" an underscore."""
-    parts = re.findall(r"_+|(?:\\_|[^_])+", prompt)
-    return [len(part) if part[0] == "_" else part.replace(r"\_", "_") for part in parts]
-
-
-def waiting_record(model, tokenizer, settings, title=""):
-    """What there is of a run before it begins. Raises UserError for one that cannot be."""
-    s, context = settings, model.config.context
-    if not 0 < s.length <= context:
-        raise UserError(f"the length must be from 1 to {context}, the model's context")
-    if not 0 < s.steps <= MOST_STEPS:
-        raise UserError(f"the number of steps must be from 1 to {MOST_STEPS:,}")
-    if not 0 <= s.seed < 2**63:
-        raise UserError("the seed must be from 0 to 2^63 - 1")
-    adjust(torch.zeros(1, 2), temperature=s.temperature, top_p=s.top_p)
-    z = template(tokenizer, parse_prompt(s.prompt) or [0], s.length).numpy()
-    text = np.where(z == tokenizer.mask_id, MASKED, z)  # (1, L)
-    start = np.zeros(1, np.int64)
-    return Record(tokenizer, settings, start, text, np.zeros(2), title=title, live=True)
-
-
-def record_run(model, tokenizer, settings, title="", publish=lambda record: None):
-    """Sample one text: a `Record`. `publish` gets a live one after each network call.
-
-    What the model predicts comes from the sampler's own calls; only the output layer runs again,
-    and only when somebody wants to see it.
-    """
-    live, features, lost = waiting_record(model, tokenizer, settings, title), model.features, 0.0
-    z = torch.from_numpy(np.where(live.texts == MASKED, tokenizer.mask_id, live.texts))
-
-    def watched(z, *more, **options):  # stands in for model.features: (B, L) -> (B, L, C)
-        nonlocal live, lost
-        h, start = features(z, *more, **options), time.perf_counter()
-        if z.shape[1] != settings.length:  # a sampler that looks at a part of the text
-            return h
-        text, calls = z[0].cpu().numpy(), int(live.calls[-1]) + 1
-        text = np.where(text == tokenizer.mask_id, MASKED, text)
-        if (text != live.texts[-1]).any():
-            change, texts = np.append(live.change, calls - 1), np.vstack([live.texts, text])
-            live = replace(live, change=change, texts=texts)
-        hidden = h[0, torch.from_numpy(text == MASKED)]  # (M, C) at the masks
-        live.predictions[text.tobytes()] = cache(partial(best_tokens, model, hidden))
-        live = replace(live, calls=np.arange(calls + 1))
-        publish(live)
-        lost += time.perf_counter() - start
-        return h
-
-    options = dict(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
-    try:
-        start = time.perf_counter()
-        if model.config.causal:
-            cache_error(model)  # sample_twin begins with this check, which is no part of writing
-            lost = 2 * (time.perf_counter() - start)
-            trajectory = sample_twin(model, z, **options)
-        else:
-            model.features = watched
-            sampler = getattr(mdlm.sampling, SAMPLERS[settings.sampler])
-            trajectory = sampler(model, z, settings.steps, **options)
-        seconds = time.perf_counter() - start - lost
-    finally:
-        vars(model).pop("features", None)
-    rest = dict(title=title, seconds=seconds, predictions=live.predictions)
-    return record_trajectory(trajectory, tokenizer, settings, **rest)
-
-
-@torch.no_grad()
-def best_tokens(model, hidden):
-    """hidden: (M, C), of the last layer -> ids and probabilities of the best, (M, K) each."""
-    best = model.head(hidden.float()).softmax(dim=-1).topk(CANDIDATES)
-    return best.indices.tolist(), best.values.tolist()
+def waiting(length):
+    """A page of masks, while there is no model yet."""
+    record = Record(None, None)
+    record.add(np.full(length, MASKED), 0.0, 1.0)
+    return record
 
 
 class Stopped(Exception):
@@ -102,37 +28,36 @@ class Stopped(Exception):
 
 
 class Worker:
-    """Runs a model, and its twin if there is one. In a thread it keeps three attributes up to date:
+    """Runs a model, and its twin if there is one. In a thread it keeps these up to date:
 
-    record: what there is of the run; busy: what is being done, "" when nothing is; message: a line
-    for the user.
+    lanes: the `Record`s to be shown beside each other; busy: what is being done, "" when nothing
+    is; message: a line for the user; error: why there is no model; settings: None until there is.
     """
 
-    def __init__(self, model, tokenizer, title="", twin=None):
-        self.model, self.tokenizer, self.title, self.twin = model, tokenizer, title, twin
-        self.record, self.busy, self.message = None, "", ""
-        self.orders = queue.SimpleQueue()  # Settings; None: that was all
+    def __init__(self, load, settings):
+        self.load, self.asked = load, settings  # load: settings -> model, tokenizer, ..., see open
+        self.lanes, self.kept, self.past = (waiting(settings.length or 128),), None, []
+        self.busy, self.message, self.error, self.settings = "Loading PyTorch.", "", None, None
+        self.orders = queue.SimpleQueue()  # functions to call; None: that was all
         self.thread = threading.Thread(target=self.work, daemon=True, name="sampling")
 
-    def run(self, settings):
-        """Start a run in the thread; one that is under way is given up.
-
-        Raises UserError, and leaves that one alone, if the new one is not possible.
-        """
-        self.record = self.waiting(settings)
-        self.orders.put(settings)
-        if not self.thread.is_alive():
-            self.thread.start()
-
-    def close(self):
-        """Stop at the next network call (the twin, once begun, writes to its end)."""
-        self.orders.put(None)
-        self.thread.join(timeout=2)
+    def open(self):
+        """Load what is needed. Raises UserError."""
+        self.model, self.tokenizer, self.title, self.twin, self.settings = self.load(self.asked)
 
     def work(self):
-        while (settings := self.orders.get()) is not None:
+        """What the thread does: load, then sample what is ordered."""
+        try:
+            self.open()
+            self.run(self.settings)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            self.error = error if isinstance(error, UserError) else UserError(str(error))
+            return
+        while (order := self.orders.get()) is not None:
             try:
-                self.record = self.sample(settings)
+                order()
             except Stopped:
                 pass
             except Exception as error:  # the window lives on
@@ -141,25 +66,111 @@ class Worker:
                 self.message = str(error).split("\n")[0]
             self.busy = ""
 
-    def sample(self, settings):
-        """One run, or one race, as a `Record`."""
-        self.record = self.waiting(settings)
-        record = record_run(self.model, self.tokenizer, settings, self.title, self.publish)
-        if self.twin is None:
-            return record
-        self.busy = "The twin writes."
-        return race(record, record_run(self.twin, self.tokenizer, settings))
+    def close(self):
+        """Stop at the next network call (the twin, once begun, writes to its end)."""
+        self.orders.put(None)
+        if self.thread.is_alive():
+            self.thread.join(timeout=2)
 
-    def publish(self, live):
-        """Show what there is so far, unless somebody wants something else by now."""
-        if not self.orders.empty():
-            raise Stopped
-        self.record = replace(live, twin=self.record.twin)
-        masked, L = live.masked(live.n_steps), live.texts.shape[1]
+    def begin(self, settings):
+        """The lanes of a new run before it begins. Raises UserError if it is not possible."""
+        from visual.sampler import begin
+
+        models = [self.model] if self.twin is None else [self.model, self.twin]
+        return [begin(model, self.tokenizer, settings, self.title) for model in models]
+
+    def run(self, settings):
+        """Order a run; one that is under way is given up, unless the new one is not possible."""
+        if self.settings is None:
+            raise UserError("the model is still being loaded")
+        self.order([self.kept] * (self.kept is not None) + self.begin(settings))
+
+    def go_on(self, record, n, edits, settings):
+        """Order the rest of a run from row n on, with other tokens or masks at some places."""
+        from visual.sampler import continued
+
+        self.order([continued(record, n, edits, replace(settings, length=record.length))])
+
+    def corrupt(self, settings):
+        """Order a run in which a real text is masked, and written again."""
+        from visual.sampler import corrupted
+
+        text, L = self.real_text, min(settings.length, self.model.config.context)
+        places = np.flatnonzero(np.array(list(text)) == "\n")[:-1]  # lines begin behind them
+        start = places[settings.seed * 7919 % len(places)] + 1 if len(places) else 0
+        ids = np.array(self.tokenizer.encode(text[start : start + 20 * L])[:L])
+        self.order([corrupted(self.model, self.tokenizer, settings, self.title, ids)])
+
+    def example(self, k, settings):
+        """The settings with the k-th of three example prompts."""
+        from visual.sampler import examples
+
+        return replace(settings, prompt=examples(self.tokenizer, self.real_text, settings.seed)[k])
+
+    @cached_property
+    def real_text(self):
+        """The validation text of the model's corpus. Raises UserError if it is not here."""
+        from corpus import load_parts
+
+        return load_parts(self.model.config.corpus, DATA)[1]
+
+    def store(self, kind, lanes, state, size):
+        """Order a "picture" of what is shown, or an "animation" of it, as a file in this folder."""
+        from visual.files import save
+
+        def work():
+            self.busy = f"Saving {path}."
+            save(path, lanes, state, size, min(1.0, state.at))
+            self.message = f"saved as {path.resolve()}"
+
+        if self.busy:
+            raise UserError("wait until the text is there")
+        names = (Path(f"text-{n}.{'png' if kind == 'picture' else 'gif'}") for n in count(1))
+        path = next(name for name in names if not name.exists())
+        self.orders.put(work)
+
+    def undo(self):
+        """Show what was shown before."""
+        if not self.past:
+            raise UserError("nothing to undo")
+        self.lanes = self.past.pop()
+        self.orders.put(lambda: None)  # what is under way is given up
+
+    def order(self, lanes):
+        """Show these lanes and let the thread write what is missing in them."""
+        if all(lane.done for lane in self.lanes):
+            self.past = [*self.past[-20:], self.lanes]
+        self.lanes = tuple(lanes)
+        if len(lanes) > 1:  # they are shown when it is known how fast each is
+            self.lanes = tuple(replace(lane, rows=lane.rows[:1], done=False) for lane in lanes)
+        self.orders.put(lambda: self.foresee(self.sample(lanes)))
+
+    def sample(self, lanes):
+        """Write what is missing in the lanes, and show them. Returns them on one clock."""
+        from visual.sampler import write
+
+        for lane in lanes:
+            if not lane.done:
+                own = lane.causal == self.model.config.causal
+                write(self.model if own else self.twin, lane, self.publish)
+        if len(lanes) > 1:
+            self.lanes = lanes = on_one_clock(lanes)
+        self.busy = ""
+        return lanes
+
+    def foresee(self, lanes):
+        """Compute what the model predicted, so that whoever wants to see it need not wait."""
+        for row in [row for lane in lanes for row in lane.rows if row.look]:
+            self.give_way()
+            if len(row.look.best[2]):
+                row.bits = float(row.look.best[2].mean())
+
+    def publish(self, record):
+        """Say how far a run is."""
+        self.give_way()
+        masked, L = record.masked(-1), record.length
         self.busy = f"Sampling: {L - masked} of {L} tokens."
 
-    def waiting(self, settings):
-        """What there is of a run, or of a race, before it begins."""
-        first = waiting_record(self.model, self.tokenizer, settings, self.title)
-        twin = self.twin and waiting_record(self.twin, self.tokenizer, settings)
-        return replace(first, twin=twin)
+    def give_way(self):
+        if not self.orders.empty():
+            raise Stopped

@@ -1,0 +1,125 @@
+"""The published figures: this opens the sealed test text. Choose settings before, not by it.
+
+    python benchmarks/results.py                                   the included pair
+    python benchmarks/results.py checkpoints/*.safetensors         these runs
+
+Training and validation never see the test text (`split_text` in corpus.py). Here it is read by the
+compressors, which know the training text, and by the models. Runs that differ in their seed alone
+are one row: their mean, and its standard error over the seeds. With one seed, ± is the error of the
+measurement alone. All figures go to results.json as well.
+
+A compressor goes on learning while it reads; a network with fixed weights does not. So there is a
+second figure for PPMd, "frozen": a hundred windows of the test text, as long as the included
+model's, are compressed right after the training text, each as if it were alone.
+"""
+
+import re
+import statistics
+from dataclasses import asdict
+
+import numpy as np
+import pyppmd
+from common import ROOT, keep, make_parser, start_table
+
+from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
+from corpus import is_prepared, load_text, open_test, split_text
+from mdlm.model import DiffusionTransformer
+from mdlm.training import evaluate
+from saving import load_checkpoint
+
+PAIR = [ROOT / "checkpoints" / f"{name}.safetensors" for name in ("kjv", "kjv-twin")]
+
+
+def ppmd(data):
+    """Size of data under PPMd (Shkarin 2002, variant I) with contexts of up to 16 bytes."""
+    return len(pyppmd.compress(data, max_order=16, mem_size=1 << 28))
+
+
+def frozen_ppmd(train_text, test_text, n_windows, length=1100):
+    """Bits per byte of windows, each after the training text alone: (mean, standard error)."""
+    known, test = train_text.encode("utf-8"), test_text.encode("utf-8")
+    before = ppmd(known)
+    starts = np.linspace(0, len(test) - length, n_windows).astype(int)
+    sizes = [8 * (ppmd(known + test[s : s + length]) - before) / length for s in starts]
+    return statistics.mean(sizes), statistics.stdev(sizes) / n_windows**0.5
+
+
+def repeated(train_text, test_text, n=8):
+    """Share of the test text's runs of n words that occur in the training text, too."""
+    words = [re.findall(r"\w+", text.lower()) for text in (train_text, test_text)]
+    known, runs = ([tuple(w[i : i + n]) for i in range(len(w) - n + 1)] for w in words)
+    known = set(known)
+    return sum(run in known for run in runs) / max(1, len(runs))
+
+
+def compress(text, n_windows):
+    """What the compressors need for the test text: a list of rows."""
+    train_text, _, test_text = split_text(text)
+    rows = []
+    for name, size in (COMPRESSORS | {"PPMd, order 16": ppmd}).items():
+        rows.append(dict(name=name, test=compressed_bpb(size, train_text, test_text)[1]))
+    mean, error = frozen_ppmd(train_text, test_text, n_windows)
+    rows.append(dict(name="PPMd, order 16, frozen", test=mean, error=error))
+    share = repeated(train_text, test_text)
+    print(f"\nThe test text is open: {len(test_text):,} characters.", end=" ")
+    print(f"Of its runs of eight words, {share:.1%} occur in the training text, too.\n")
+    return rows
+
+
+def measure(path, smoke):
+    """What one checkpoint says of the test text, and what is known of its run: a dict."""
+    model, tokenizer, metadata = load_checkpoint(path, DiffusionTransformer)
+    tokens, n_bytes = open_test(model.config, tokenizer)
+    if smoke:
+        tokens, n_bytes = tokens[:300], 1200
+    nats = evaluate(model, tokens, passes=1 if model.config.causal or smoke else 8)
+    bpb, error = (bits_per_byte(n, len(tokens), n_bytes) for n in nats)
+    run = asdict(model.config) | {"code": metadata["code"]}
+    seed = run.pop("seed")
+    return dict(
+        run=run,
+        name=path.stem,
+        seed=seed,
+        parameters=metadata["parameters"],
+        minutes=metadata["seconds"] / 60,
+        validation=metadata["history"][-1]["bpb"],
+        test=bpb,
+        error=error,
+    )
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("checkpoints", nargs="*", default=PAIR, help="(default: the included pair)")
+    arguments = parser.parse_args()
+    rows = [measure(ROOT / path, arguments.smoke) for path in arguments.checkpoints]
+    corpus, others = rows[0]["run"]["corpus"], []
+    if not is_prepared(corpus):
+        text = load_text(corpus, ROOT / "data")
+        others = compress(text[: 10**5] if arguments.smoke else text, 3 if arguments.smoke else 100)
+    row = start_table("", "parameters", "minutes", "validation", "test, bits per byte", "seeds")
+    for other in others:
+        error = f" ± {other['error']:.3f}" if "error" in other else ""
+        row(other["name"], "", "", "", f"{other['test']:.3f}{error}", "")
+    groups = {}
+    for each in rows:
+        groups.setdefault(str(each["run"]), []).append(each)
+    for group in groups.values():
+        tests = [each["test"] for each in group]
+        seeds, first = len(tests), group[0]
+        error = statistics.stdev(tests) / seeds**0.5 if seeds > 1 else first["error"]
+        bound = "" if first["run"]["causal"] else "at most "
+        row(
+            ", ".join(each["name"] for each in group),
+            f"{first['parameters'] / 1e6:.1f}M",
+            f"{statistics.mean(each['minutes'] for each in group):.0f}",
+            f"{statistics.mean(each['validation'] for each in group):.3f}",
+            f"{bound}{statistics.mean(tests):.3f} ± {error:.3f}",
+            seeds,
+        )
+    if not arguments.smoke:
+        keep(__file__, others + rows)
+
+
+if __name__ == "__main__":
+    main()

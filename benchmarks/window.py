@@ -1,0 +1,103 @@
+"""What the window costs: while a text is sampled in it, and while nothing happens.
+
+python benchmarks/window.py             with the included model, in a real window, about a minute
+"""
+
+import statistics
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pygame
+import torch
+from common import ROOT, make_parser
+
+import mdlm.sampling
+from mdlm.model import DiffusionTransformer
+from saving import load_checkpoint
+from visual.controls import State
+from visual.record import Settings
+from visual.window import find_display, open_window, show
+from visual.worker import Worker
+
+
+def clocks():
+    """(Seconds, CPU seconds of this thread, CPU seconds of the process)."""
+    return np.array([time.perf_counter(), time.thread_time(), time.process_time()])
+
+
+class Watched(Worker):
+    """A worker that says how long it samples."""
+
+    def sample(self, lanes):
+        start = clocks()
+        super().sample(lanes)
+        self.span, self.took = (start[0], time.perf_counter()), clocks() - start
+        return lanes
+
+
+def shown(window, worker, state, settled):
+    """Show the window until so many seconds after all is computed: (moments of frames, clocks)."""
+    frames, marks, flip = [], [], pygame.Window.flip
+
+    class Flips:
+        def __getattr__(self, name):
+            return getattr(window, name)
+
+        def flip(self):
+            flip(window)
+            frames.append(time.perf_counter())
+
+    def watch():
+        while not marks or marks[-1][0] < marks[0][0] + settled:
+            time.sleep(0.01)
+            if worker.lanes[0].done and worker.lanes[0].rows[-2].bits is not None:
+                marks.append(clocks())
+        pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+    threading.Thread(target=watch).start()
+    show(Flips(), worker, state)
+    worker.close()
+    return frames, [mark for mark in marks if mark[0] > marks[0][0] + 1]
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", default=ROOT / "checkpoints" / "kjv.safetensors")
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    find_display()
+    model, tokenizer, _ = load_checkpoint(arguments.checkpoint, DiffusionTransformer)
+    masks, ratios, gaps = torch.full((1, arguments.length), model.mask_id), [], []
+    window = open_window((1000, 700))
+    rounds = 1 if arguments.smoke else arguments.rounds
+    for seed in range(1, rounds + 1):
+        s, start = Settings(length=arguments.length, top_p=0.9, seed=seed), clocks()
+        noise = torch.Generator().manual_seed(seed)
+        mdlm.sampling.sample(model, masks, s.steps, generator=noise, top_p=s.top_p)
+        alone, last = clocks() - start, seed == rounds
+        worker = Watched(lambda s: (model, tokenizer, "", None, s), s)
+        frames, marks = shown(window, worker, State(playing=not last), 5 if last else 0)
+        ratios.append(worker.took[:2] / alone[:2])
+        frames = [at for at in frames if worker.span[0] < at < worker.span[1]]
+        gaps += [] if last else [b - a for a, b in pairwise(frames)]
+    idle = (marks[-1] - marks[0])[2] / (marks[-1] - marks[0])[0]
+    wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(
+        f"sampling {arguments.length} tokens in the window: {wall:.2f} x the time, {cpu:.2f} x the"
+    )
+    print(f"CPU time of its thread; {alone[0]:.2f} s alone. The window's thread is not counted.")
+    if gaps:
+        within = 1000 * np.quantile(gaps, [0.5, 0.99, 1])
+        print(
+            "frames meanwhile: half within {:.0f} ms, 99 % within {:.0f}, all {:.0f}".format(
+                *within
+            )
+        )
+    print(f"idle: {idle:.1%} of a core")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The window under a real X server: each control is used, and the screen changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops, ImageGrab
+
+from bpe_tokenizer import BPETokenizer
+from conftest import make_model
+from saving import save_checkpoint
+from visual.controls import END, State
+from visual.drawing import Fonts
+from visual.page import lay_out
+from visual.record import Settings
+from visual.sampler import begin
+
+ROOT, SIZE = Path(__file__).resolve().parent.parent, (1000, 700)
+TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n"
+TOOLS = ("Xvfb", "xdotool")
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, TOOLS)), reason="needs Xvfb and xdotool (apt install xvfb xdotool)"
+)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A display of its own."""
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1000x700x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
+    monkeypatch.setenv("DISPLAY", ":" + os.read(read, 9).decode().strip())
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    yield lambda: ImageGrab.grab(xdisplay=os.environ["DISPLAY"])
+    server.terminate()
+    server.wait()
+    os.close(read)
+    os.close(write)
+
+
+def changes(screen, before, seconds=120):
+    """Whether the screen becomes another picture."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if ImageChops.difference(screen(), before).getbbox():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def settled(screen, still=0.7):
+    """The screen, once it has been the same for so many seconds."""
+    old, since = screen(), time.monotonic()
+    while time.monotonic() < since + still:
+        time.sleep(0.1)
+        new = screen()
+        if ImageChops.difference(new, old).getbbox():
+            old, since = new, time.monotonic()
+    return old
+
+
+def test_every_control_in_a_real_window(screen, tmp_path):
+    tokenizer = BPETokenizer.train(TEXT * 9, 300)
+    model = make_model(context=40)
+    model.config.corpus = str(tmp_path / "text.txt")
+    Path(model.config.corpus).write_text((TEXT + "And " + TEXT) * 90, encoding="utf-8")
+    path = str(tmp_path / "tiny.safetensors")
+    save_checkpoint(path, model, tokenizer, {})
+    asked = ["--length", "40", "--steps", "24", "--prompt", "In the"]
+    program = subprocess.Popen(
+        [sys.executable, ROOT / "sample_visual.py", path, *asked],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+    )
+    assert changes(screen, Image.new("RGB", SIZE)), "no window"
+
+    def do(*command):
+        subprocess.run(["xdotool", *map(str, command)], check=True, capture_output=True)
+
+    do("mousemove", 500, 350)
+    under = subprocess.check_output(["xdotool", "getmouselocation", "--shell"], text=True)
+    do("windowfocus", under.split("WINDOW=")[1].strip())  # no window manager does it here
+    page = lay_out(
+        [begin(model, tokenizer, Settings(length=40, prompt="In the"))],
+        State(at=END),
+        SIZE,
+        Fonts(),
+    )
+
+    def place(command="", token=None):
+        item = next(i for i in page.items if i.command == command and i.token == token)
+        return round(item.x + item.w / 2), round(item.y + item.h / 2)
+
+    def click(command="", token=None):
+        do("mousemove", *place(command, token), "click", 1)
+
+    keys = lambda *names: lambda: do("key", "--delay", 60, *names)  # noqa: E731
+    dragged = lambda: do(  # noqa: E731
+        *["mousemove", *place(token=0), "mousedown", 1],
+        *["mousemove", *place(token=1), "mouseup", 1],
+    )
+    controls = {  # in this order
+        "to the start": keys("Home"), "faster": keys("period", "period", "period", "period"), "to the end": keys("End"),
+        **{f"the view {view}": keys(str(k)) for k, view in ((2, "order"), (3, "prediction"))},
+        "a view by click": lambda: click("view text"),
+        "a step back": lambda: click("step -1"),
+        "pause and play": keys("Home", "space"),
+        "the timeline": lambda: click("timeline"),
+        "theme": keys("t"), "help": keys("h"), "no help": keys("Escape"),
+        "a setting by key": keys("Down", "plus"), "a setting by click": lambda: click("more steps"),
+        "a tooltip": lambda: do("mousemove", *place("branch")),
+        "the card of a word": lambda: do("mousemove", *place(token=1)),
+        "a word is chosen": lambda: click(token=1),
+        "another line of its card": keys("Down"), "attention": keys("a"),
+        "words are chosen by dragging": dragged,
+        "they are erased and filled": keys("e"), "undo": keys("u"),
+        "a moment before": keys("Left", "Left", "Left"), "branch here": keys("b"),
+        "compare": keys("c"), "compare no more": lambda: click("compare"),
+        "a real text loses its words": keys("x"), "an example": lambda: click("example 1"),
+        "a new seed": keys("n"), "a prompt": keys("p"),
+        "its text": keys("ctrl+a", "A", "n", "d", "underscore"), "which is written": keys("Return"),
+        "a copy": keys("ctrl+c"), "a picture": keys("s"), "an animation": keys("g"),
+        "full screen": keys("F11"),
+    }  # fmt: skip
+    assert b"million parameters" in program.stdout.readline()  # it is loaded
+    settled(screen, 3)
+    for name, use in controls.items():
+        before = settled(screen)
+        use()
+        changed = changes(screen, before) or name == "full screen"  # which it fills already
+        if os.environ.get("SCREENSHOTS"):  # a folder, to look at them
+            screen().save(Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
+        assert changed, name
+        assert program.poll() is None, name
+    end = time.monotonic() + 300  # an animation takes its time
+    while not (tmp_path / "text-1.gif").exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert sorted(path.name for path in tmp_path.glob("text-*")) == ["text-1.gif", "text-1.png"]
+    assert Image.open(tmp_path / "text-1.png").size == SIZE
+    do("key", "q")
+    assert program.wait(timeout=20) == 0
