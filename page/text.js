@@ -6,7 +6,8 @@ export const bare = (piece) => (/^ \S/.test(piece) ? piece.slice(1) : piece);
 export class TextView {
   /** choose(l): a click or Return on token l; point(l): where the reader points, or null. */
   constructor(element, { choose, point } = {}) {
-    Object.assign(this, { element, tokens: [], interactive: Boolean(choose || point) });
+    Object.assign(this, { element, tokens: [], current: 0 });
+    this.interactive = Boolean(choose || point);
     if (!this.interactive) return;
     const index = ({ target }) => this.tokens.indexOf(target.closest(".token"));
     const enter = (event) => point(index(event) < 0 ? null : index(event));
@@ -26,10 +27,14 @@ export class TextView {
   }
 
   /** One token of the text can be reached with Tab; arrows go on from there. */
+  reach(l) {
+    this.current = Math.min(l, this.tokens.length - 1);
+    for (const [i, token] of this.tokens.entries()) token.tabIndex = i === this.current ? 0 : -1;
+  }
+
   focus(l) {
-    const last = Math.min(l, this.tokens.length - 1);
-    for (const [i, token] of this.tokens.entries()) token.tabIndex = i === last ? 0 : -1;
-    this.tokens[last]?.focus();
+    this.reach(l);
+    this.tokens[this.current]?.focus();
   }
 
   /** looks: for each token {piece, kind, ghost, ink, paper, label}. A mask is as wide as its
@@ -42,10 +47,10 @@ export class TextView {
     while (this.tokens.length < looks.length) {
       const token = document.createElement("span");
       if (this.interactive) token.setAttribute("role", "button");
-      if (this.interactive) token.tabIndex = this.tokens.length ? -1 : 0;
       this.element.append("", token);
       this.tokens.push(token);
     }
+    if (this.interactive) this.reach(Math.max(0, this.current));
     looks.forEach(({ piece, kind = "", ghost, ink = "", paper = "", label }, l) => {
       const token = this.tokens[l];
       const masked = kind === "mask";

@@ -487,6 +487,7 @@ def test_it_works_by_keyboard_alone(live):
         if live.run(focused):
             break
     assert live.run(focused)
+    live.key("Home")
     live.key("ArrowRight")
     live.key("ArrowRight")
     assert live.run("return [...document.querySelectorAll('#write .token')].indexOf("
@@ -644,7 +645,7 @@ def open_without(browser, name, until):
         ("kjv.safetensors", "kjv.safetensors is not there (404)."),
         (
             "worker.js",
-            "A part of the page is missing, or this browser is too old: reload the page.",
+            "A part of the page is missing, or this browser is too old: reload it.",
         ),
     ],
 )
