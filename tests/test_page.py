@@ -19,7 +19,7 @@ import mdlm.sampling
 import publish
 from bpe_tokenizer import BPETokenizer
 from conftest import make_model
-from corpus import kjv_bytes, split_text
+from corpus import load_text, split_text
 from mdlm.diffusion import nelbo, spread_mask_counts
 from mdlm.model import DiffusionTransformer
 from mdlm.twin import sample_twin
@@ -329,10 +329,10 @@ def test_one_sample_of_the_bound_is_pythons(tab, included):
         assert math.isclose(tab.run(code, x=x[0].tolist(), k=k), expected, rel_tol=1e-4)
 
 
-def test_the_bound_of_a_validation_page_is_pythons(live, included):
+def test_the_bound_of_a_validation_page_is_pythons(live, included, tmp_path):
     """Within the errors that both report. 256 tokens that the model has not been trained on."""
     model, tokenizer = included
-    _, text = split_text(kjv_bytes().decode("utf-8"))
+    _, text, _ = split_text(load_text("kjv", tmp_path))
     x = tokenizer.encode(text[:5000])[: model.config.context]
     found = live.run(
         "const { oneAtATime } = await import(location.origin + '/client.js'); let last;"
