@@ -39,8 +39,9 @@ def load_text(name, folder="data"):
     path = Path(folder) / f"{name}.txt"
     if name == "kjv":
         text = "\n\n".join(kjv_chapters().values())
-        if not path.exists() or path.stat().st_size != len(text.encode("utf-8")):
-            write_atomically(path, text.encode("utf-8"))
+        data = text.encode("utf-8")
+        if not path.exists() or path.stat().st_size != len(data):
+            write_atomically(path, data)
         return text
     if name == "shakespeare" and not path.exists():
         write_atomically(path, shakespeare_bytes())

@@ -191,12 +191,12 @@ def blank(model, tokenizer, ids, n_blanks):
     )
     lines = [quoted(text.strip())]
     for row, place in zip(p, places, strict=True):
-        guesses = []
-        for token in row.topk(5).indices.tolist():
+        guesses, best = [], row.topk(5).indices.tolist()
+        for token in best:
             word = tokenizer.show(token).strip() or "(space)"
             word = f"**{word}**" if token == ids[place] else word
             guesses.append(f"{word} {row[token]:.0%}")
-        if int(ids[place]) not in row.topk(5).indices.tolist():
+        if int(ids[place]) not in best:
             rank = int((row > row[ids[place]]).sum()) + 1
             guesses.append(f"… **{tokenizer.show(int(ids[place])).strip()}** (number {rank})")
         lines.append(f">\n> {', '.join(guesses)}")
@@ -245,7 +245,6 @@ def report(path, twin_path, n=16, shown=4, length=None, known=None):
     for name, options in (("the twin", {}), ("the twin, top-p 0.9", dict(top_p=0.9))):
         made[name] = sample_twin(twin, masks, noise(), **options).tokens
         rows.append(judge.row(name, made[name], L))
-    short = [passages(2 * shown, 40)[i] for i in range(2 * shown)]
     breaks = []
     for name in ("ancestral, 16 steps", "confidence"):
         breaks.append(f"**{name}**\n\n{quoted(tokenizer.decode(made[name][0].tolist()))}")
@@ -257,7 +256,9 @@ def report(path, twin_path, n=16, shown=4, length=None, known=None):
         blanks="\n\n".join(
             blank(model, tokenizer, ids, 1 + i % 3) for i, ids in enumerate(passages(3 * shown, 40))
         ),
-        gaps="\n\n".join(gap(model, tokenizer, ids, noise(2), top_p=0.9) for ids in short),
+        gaps="\n\n".join(
+            gap(model, tokenizer, ids, noise(2), top_p=0.9) for ids in passages(2 * shown, 40)
+        ),
         best=as_texts(made["first-hitting, top-p 0.9, corrected"]),
         plain=as_texts(made["ancestral"]),
         twin=as_texts(made["the twin, top-p 0.9"]),
