@@ -118,12 +118,8 @@ class Run:
         bar = tqdm(
             total=1.0, bar_format=percent, leave=False, mininterval=0.5, disable=self.rank > 0
         )
-        self.ema.swap()
-        try:
-            with bar:
-                yield lambda part: bar.update(part - bar.n)
-        finally:  # after an error, too: the last weights may still be saved
-            self.ema.swap()
+        with self.ema.applied(), bar:
+            yield lambda part: bar.update(part - bar.n)
         self.evaluation_seconds += time.perf_counter() - start
         if self.step == self.config.steps:  # not inside, where the model has other weights
             self.save()

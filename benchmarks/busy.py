@@ -6,9 +6,10 @@
 A step is split into small parts, and after each the threads wait for the slowest. They spin for a
 while before they sleep; beside other programs, the core that one of them spins on is the one that
 another needs. Environment variables of the OpenMP library say for how long, and are read once, when
-PyTorch is imported. So each choice has a process of its own; they take turns. There is one busy
-program for each core, at low priority (nice 19) or at the usual one, where half of the time, and so
-twice as long a step, is a fair share.
+PyTorch is imported. So each choice has a process of its own; they take turns. Beside them runs one
+busy program for each core, at low priority (nice 19) or at the usual one, where half of the time,
+and so twice as long a step, is a fair share; or another PyTorch program with a thread for each
+core, which waits as PyTorch does by default.
 """
 
 import multiprocessing
@@ -32,12 +33,17 @@ CHOICES = {
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
 }
-BUSY = {  # what runs beside it, on each core
-    "alone": None,
-    "low priority": "import os; os.nice(19)\nwhile True: pass",
-    "usual priority": "while True: pass",
+NICE, LOOP = "import os; os.nice(19)\n", "while True: pass"
+PRODUCTS = "import torch; a = torch.ones(256, 256)\nwhile True: (a @ a).relu()"
+BUSY = {  # what runs beside it, and whether once for each core
+    "alone": ("", False),
+    "low priority": (NICE + LOOP, True),
+    "usual priority": (LOOP, True),
+    "PyTorch, low priority": (NICE + PRODUCTS, False),
+    "PyTorch, usual priority": (PRODUCTS, False),
 }
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+SPINNING = re.compile("(G?OMP|KMP|MKL)_")
 TINY = dict(vocab_size=300, n_layers=1, d_model=32, compile=False)  # for --smoke
 
 
@@ -59,7 +65,7 @@ def start_training(choice, changes):
     """Start a process that trains, in the environment of a choice. Returns the pipe to it."""
     spawn = multiprocessing.get_context("spawn")
     pipe, its_own = spawn.Pipe()
-    for name in [name for name in os.environ if re.match("(G?OMP|KMP|MKL)_", name)]:
+    for name in filter(SPINNING.match, list(os.environ)):
         del os.environ[name]
     os.environ.update(CHOICES[choice])
     spawn.Process(target=train, args=(its_own, changes), daemon=True).start()
@@ -70,10 +76,14 @@ def start_training(choice, changes):
 
 def take_turns(pipes, beside, turn):
     """Each trains for a turn, in seconds, while the others wait. Returns {name: times of steps}."""
-    command, times = [sys.executable, "-c", BUSY[beside]], {}
-    others = [subprocess.Popen(command) for _ in range(CORES if BUSY[beside] else 0)]
+    (program, on_each_core), times = BUSY[beside], {}
+    environment = {k: v for k, v in os.environ.items() if not SPINNING.match(k)}
+    others = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment)
+        for _ in range(CORES if on_each_core else bool(program))
+    ]
     try:
-        time.sleep(0.5)
+        time.sleep(3 if program.endswith(PRODUCTS) else 0.5)  # until torch is imported
         for name, pipe in pipes.items():
             pipe.send(turn)
             times[name] = pipe.recv()

@@ -103,8 +103,10 @@ class EMA:
     def applied(self):
         """Inside this context the model has the averaged weights."""
         self.swap()
-        yield
-        self.swap()
+        try:
+            yield
+        finally:  # after an error, too: the last weights may still be saved
+            self.swap()
 
     def swap(self):
         """Exchange the model's weights and their average."""
@@ -112,7 +114,7 @@ class EMA:
             p.data, average.data = average.data, p.data
 
 # %% ../train_model.ipynb #61841286
-def training_step(model, optimizers, corpus, config, step, hardware):
+def training_step(model, optimizers, corpus, config, step, hardware, loss=None):
     """One step of the optimisers. Returns the loss in nats per token (a tensor, not yet read)."""
     seed = 1_000_003 * config.seed + step
     noise = torch.Generator().manual_seed(seed)
@@ -125,9 +127,9 @@ def training_step(model, optimizers, corpus, config, step, hardware):
     total = torch.zeros((), device=hardware.device)
     for x_part, t_part, noise in hardware.parts(x, t, config.accumulation, seed):  # (b, L), (b,)
         with hardware.autocast():
-            loss = training_loss(model, x_part, t_part, noise).sum() / x.numel()
-        hardware.backward(loss)
-        total += loss.detach()
+            nats = (loss or training_loss)(model, x_part, t_part, noise).sum() / x.numel()
+        hardware.backward(nats)
+        total += nats.detach()
     hardware.finish_gradient(model, optimizers, total)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     for optimizer in optimizers:
@@ -137,7 +139,9 @@ def training_step(model, optimizers, corpus, config, step, hardware):
 
 # %% ../train_model.ipynb #13c24a39
 @torch.no_grad()
-def evaluate(model, tokens, max_windows=None, passes=1, progress=lambda part: None):
+def evaluate(
+    model, tokens, max_windows=None, passes=1, progress=lambda part: None, bound=None
+):
     """NELBO of a text in nats per token: (mean, standard error).
 
     Each window has its own number of masks, `passes` times; `max_windows`: see `covering_windows`.
@@ -147,7 +151,7 @@ def evaluate(model, tokens, max_windows=None, passes=1, progress=lambda part: No
     total, variance, n_tokens, config = 0.0, 0.0, 0, model.config
     for x in covering_windows(tokens, config.context, passes, max_windows):  # (N, L)
         k = spread_mask_counts(*x.shape, torch.Generator().manual_seed(0))  # (N,)
-        nats = over_batches(loss_in_nats, model, x, k, progress)  # (N,) of each window
+        nats = over_batches(bound or loss_in_nats, model, x, k, progress)  # (N,) of each window
         n_windows = len(x) / passes
         total += n_windows * nats.mean().item()
         n_tokens += n_windows * x.shape[1]
@@ -169,34 +173,40 @@ def write_one_by_one(model, z, generator=None):
     return z
 
 # %% ../train_model.ipynb #0d489d4e
-def validate(run, watch):
+def validate(run, watch, bound=None):
     """Measure the bound on a part of the validation text; at the end, on all of it."""
     tokens, last = run.corpus.val, run.step == run.config.steps
     passes = 1 if run.config.causal else min(8, max(1, 2**19 // len(tokens)))
     options = dict(passes=passes) if last else dict(max_windows=run.config.eval_windows)
     with run.evaluating() as progress:
-        nats = evaluate(run.model, tokens, **options, progress=progress)
+        nats = evaluate(run.model, tokens, **options, progress=progress, bound=bound)
         bpb, error = (bits_per_byte(n, len(tokens), run.corpus.val_bytes) for n in nats)
         run.record(bpb=bpb, error=error, **(watch(run.model, run.step) if watch else {}))
 
 
-def train(config, corpus, folder="checkpoints", device=None, resume=True, watch=None):
+def train(
+    config, corpus, folder="checkpoints", device=None, resume=True, watch=None,
+    network=None, loss=None, bound=None,
+):  # fmt: skip
     """Train, or go on training, the run that `config` describes. Returns the finished `Run`.
 
     watch(model, step): called at each evaluation; the dict that it returns is kept in the history.
     The returned model has the averaged weights. Raises UserError when interrupted.
+    network, loss, bound: others than `DiffusionTransformer`, `training_loss` and `loss_in_nats`.
     """
     torch.manual_seed(config.seed)
-    model = DiffusionTransformer(config).to(device or pick_device())
+    model = (network or DiffusionTransformer)(config).to(device or pick_device())
     optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
-    run = Run(config, corpus, model, optimizers, ema, code_digest(train), folder)
+    code = code_digest(train, *filter(None, (network, loss, bound)))
+    run = Run(config, corpus, model, optimizers, ema, code, folder)
     for step in run.steps(resume):
         if run.needs_evaluation():
-            validate(run, watch)
-        run.losses.append(training_step(model, optimizers, corpus, config, step, run.hardware))
+            validate(run, watch, bound)
+        step_loss = training_step(model, optimizers, corpus, config, step, run.hardware, loss)
+        run.losses.append(step_loss)
         ema.update()
     if run.needs_evaluation():
-        validate(run, watch)
+        validate(run, watch, bound)
     ema.swap()
     model.eval()
     return run
