@@ -160,7 +160,7 @@ def train_from(config, arguments, rank):
     import torch
 
     from corpus import prepare_corpus, windows
-    from mdlm.blocks import BlockDenoiser, block_nelbo, block_training_loss, write_blocks
+    from mdlm.blocks import BlockDenoiser, block_nelbo, block_training_loss, sample_blocks
     from mdlm.diffusion import forward_process
     from mdlm.training import train, write_one_by_one
     from running import make_watch
@@ -169,7 +169,10 @@ def train_from(config, arguments, rank):
     watch, network, write = None, {}, write_one_by_one
     if config.block:
         network = dict(network=BlockDenoiser, loss=block_training_loss, bound=block_nelbo)
-        write = write_blocks
+
+        def write(model, z, noise):
+            return sample_blocks(model, z, generator=noise).tokens
+
     if rank == 0:
         n = len(corpus.train)
         print(f"{config.corpus}: {n:,} tokens to train on, preset {arguments.preset}", flush=True)
