@@ -314,6 +314,7 @@ def estimates(path, repeats):
 def variance(path, repeats):
     """How much four estimates of one batch's loss scatter."""
     values, luck = estimates(path, repeats), np.random.default_rng(0)
+    values = {name: np.array(v) for name, v in values.items()}
     first = values["random t"]
     _, axis = plt.subplots(figsize=(8, 3), layout="constrained")
     for row, v in enumerate(values.values()):
@@ -325,7 +326,8 @@ def variance(path, repeats):
         if row:
             note += f"\nvariance × {v.var() / first.var():.2f} ({low:.2f} to {high:.2f})"
         axis.text(1.02, row, note, size=9, va="center", transform=axis.get_yaxis_transform())
-    axis.set(yticks=range(4), yticklabels=list(values), xlabel="estimate, nats per token")
+    axis.set(yticks=range(4), yticklabels=list(values))
+    axis.set_xlabel(f"nats per token, {len(first)} estimates; right: mean ± standard deviation")
     axis.invert_yaxis()
 
 
