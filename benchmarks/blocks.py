@@ -188,7 +188,7 @@ def speed(length, context, block, steps):
 
 @torch.no_grad()
 def speed_without(length, block, steps):
-    """The same, if nothing can be kept: calls at some places of the text, instead of all of them."""
+    """The same, if nothing can be kept: from calls at eight places of the text, not all."""
     config, calls = settings("small", context=length, block=block), []
     model = BlockDenoiser(config).eval()
     for part in range(8):
