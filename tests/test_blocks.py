@@ -113,9 +113,12 @@ def test_blocks_of_one_give_the_exact_likelihood():
         torch.testing.assert_close(found, left_to_right, rtol=1e-4, atol=1e-4)
         training = block_training_loss(model, x, torch.rand(3), noise(seed)).double()
         torch.testing.assert_close(training, found)  # no weight can differ from one
-    texts = torch.cartesian_prod(torch.arange(299), torch.arange(299))
-    p = (-block_nelbo(model, texts, torch.ones(len(texts)).long()).double()).exp()
-    assert p.sum().item() == pytest.approx(1, rel=1e-4)
+    pairs = torch.stack([torch.full((299,), 5), torch.arange(299)], dim=1)  # all that begin with 5
+    p, first = (
+        (-block_nelbo(model, texts, torch.ones(len(texts)).long()).double()).exp()
+        for texts in (pairs, pairs[:1, :1])
+    )
+    assert p.sum().item() == pytest.approx(first.item(), rel=1e-4)  # a distribution
 
 
 @pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
@@ -293,7 +296,10 @@ def test_a_text_stops_where_it_has_written_the_end():
         (dict(block=4, causal=True), "causal is not for blocks"),
         (dict(block=4, time_conditioning=True), "time_conditioning is not for blocks"),
         (dict(block=4, activation_checkpointing=True), "activation_checkpointing is not for"),
-        (dict(block=4, loss="time"), 'set loss="counts", or block to 0'),
+        (
+            dict(block=4, loss="time"),
+            'blocks draw numbers of masks: set loss="counts", or block to 0',
+        ),
     ],
 )
 def test_settings_that_make_no_sense(changes, says):
