@@ -19,7 +19,7 @@ import torch
 from common import ROOT, keep, make_parser, random_corpus, run_apart, start_table
 
 from compressors import bits_per_byte
-from corpus import corpus_of, covering_windows, open_test, prepare_corpus
+from corpus import covering_windows, open_test, prepare_corpus
 from hardware import Hardware, compile_blocks, over_batches
 from mdlm.blocks import (
     BlockDenoiser,
@@ -100,7 +100,7 @@ def train_for(name, seed, steps, folder, **changes):
     start = time.process_time()
     for number in range(config.steps):
         step(number, config)
-    metadata = dict(steps=config.steps, seconds=time.process_time() - start, text=corpus.digest())
+    metadata = dict(steps=config.steps, seconds=time.process_time() - start)
     ema.swap()
     for block in model.blocks:
         block._compiled_call_impl = None
@@ -156,7 +156,7 @@ def measure(name, seed, judge, smoke):
     """All figures of one checkpoint, a dict."""
     path = path_of(name, seed)
     model, tokenizer, metadata = load_checkpoint(path, network_of(read_metadata(path)[0]), "cpu")
-    config, corpus = model.config, corpus_of(model.config, tokenizer, metadata)
+    corpus, config = prepare_corpus(model.config)
     row = dict(name=name, seed=seed, steps=metadata["steps"], seconds=metadata["seconds"])
     bound = block_nelbo if config.block else None
     test = open_test(config, tokenizer)
