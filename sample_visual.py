@@ -32,7 +32,7 @@ from visual.worker import Worker
 HERE = Path(__file__).resolve().parent
 
 # What is shown unless something else is asked for: settings at which the model is at its best.
-DEFAULTS = dict(steps=128, temperature=1.0, top_p=0.9, sampler="ancestral", seed=1, length=112)
+DEFAULTS = dict(steps=128, temperature=1.0, top_p=0.8, sampler="ancestral", seed=1, length=112)
 PROMPTS = {"kjv": "And God said", "shakespeare": "First Citizen:"}  # of the corpora with a name
 
 
