@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['BOXES', 'TOKENIZER', 'ONE', 'first_row_grids', 'draw_grids', 'split_classes', 'units', 'is_valid', 'ExactSudoku',
-           'PerfectNetwork', 'learning_step', 'learn', 'nats_at', 'make_puzzle', 'draw_with_puzzles', 'solution_nats']
+           'PerfectNetwork', 'nats_at', 'learning_step', 'learn', 'make_puzzle', 'draw_with_puzzles', 'solution_nats']
 
 # %% ../sudoku.ipynb #e9a5fe47
 # Sudoku: a world where the truth is known.
@@ -123,7 +123,18 @@ class PerfectNetwork(ExactSudoku):
     def head(self, h):
         return F.pad(h, (ONE, self.mask_id - ONE - self.size), value=-torch.inf)
 
-# %% ../sudoku.ipynb #9eb68085
+# %% ../sudoku.ipynb #28737568
+@torch.no_grad()
+def nats_at(network, x, k):
+    """The bound of each grid x (N, L) from k (N,) masks, the same for every network. (N,) nats"""
+    device, found = next(iter(network.parameters())).device, []
+    for i, (grids, masks) in enumerate(zip(x.split(256), k.split(256), strict=True)):
+        with autocast(device):
+            noise = torch.Generator().manual_seed(i)
+            found.append(nelbo(network, grids.to(device), masks, noise).cpu())
+    return torch.cat(found)
+
+
 def learning_step(model, optimizers, x, config, step, hardware, loss, noise):
     """One step of the optimisers on the texts x (B, L)."""
     with hardware.autocast():
@@ -158,17 +169,6 @@ def learn(config, draw, loss=training_loss, watch=None):
     for block in model.blocks:  # what comes now has other shapes, each to be compiled
         block._compiled_call_impl = None
     return model.eval()
-
-# %% ../sudoku.ipynb #f5ce0953
-@torch.no_grad()
-def nats_at(network, x, k):
-    """The bound of each grid x (N, L) from k (N,) masks, the same for every network. (N,) nats"""
-    device, found = next(iter(network.parameters())).device, []
-    for i, (grids, masks) in enumerate(zip(x.split(256), k.split(256), strict=True)):
-        with autocast(device):
-            noise = torch.Generator().manual_seed(i)
-            found.append(nelbo(network, grids.to(device), masks, noise).cpu())
-    return torch.cat(found)
 
 # %% ../sudoku.ipynb #f1826981
 def make_puzzle(exact, x, n_givens, generator=None):
