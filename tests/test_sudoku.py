@@ -19,7 +19,6 @@ from mdlm.sudoku import (
     draw_with_puzzles,
     first_row_grids,
     is_valid,
-    learn,
     make_puzzle,
     nats_at,
     solution_nats,
@@ -59,19 +58,23 @@ def by_search(size):
     """The grids as a program without ideas finds them: cell by cell, all digits tried."""
     height, width = BOXES[size]
 
+    def box(row, column):
+        return row // height, column // width
+
     def fill(grid):
         if len(grid) == size * size:
             yield grid
             return
         row, column = divmod(len(grid), size)
         for digit in range(1, size + 1):
-            clash = any(
-                digit == other
-                and (i // size == row or i % size == column
-                     or (i // size // height, i % size // width) == (row // height, column // width))
+            taken = {
+                other
                 for i, other in enumerate(grid)
-            )  # fmt: skip
-            if not clash:
+                if row == i // size
+                or column == i % size
+                or box(row, column) == box(i // size, i % size)
+            }
+            if digit not in taken:
                 yield from fill((*grid, digit))
 
     return list(fill(()))
@@ -123,9 +126,8 @@ def test_posteriors_are_those_of_brute_force(small):
     exact, generator = PerfectNetwork(small), noise()
     for grid in everything[::4]:
         z = grid.clone()
-        z[
-            torch.randperm(16, generator=generator)[: torch.randint(17, (1,), generator=generator)]
-        ] = MASK
+        n_masks = torch.randint(17, (1,), generator=generator)
+        z[torch.randperm(16, generator=generator)[:n_masks]] = MASK
         fits = everything[((z == MASK) | (everything == z)).all(dim=1)]
         assert exact.count(z) == len(fits)
         shares = torch.nn.functional.one_hot(fits - ONE, 4).double().mean(dim=0)
