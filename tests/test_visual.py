@@ -41,7 +41,7 @@ from visual.controls import (
     handle,
     on_event,
 )
-from visual.drawing import Fonts
+from visual.drawing import Fonts, font_paths
 from visual.field import Field
 from visual.files import pictures, save, show_inline
 from visual.items import Layout, glide, visible
@@ -891,6 +891,14 @@ def test_fonts_measure_what_they_draw():
             width = fonts.image(visible(text), size, (9, 9, 9)).get_width()
             assert width == max(1, fonts.width(visible(text), size))
     assert all(len(fonts.parts(text)) == 1 for text in ("e\u0301", "👨\u200d👩", "❤\ufe0f"))
+
+
+def test_a_script_without_a_font_is_named(monkeypatch):
+    first = next(font_paths())
+    monkeypatch.setattr("visual.drawing.font_paths", lambda: iter([first]))
+    fonts = Fonts()
+    fonts.image("a word: शब्द", 20, (9, 9, 9))
+    assert fonts.lacking() == "no font here has Devanagari: install one, such as Noto Sans"
 
 
 def test_files(tmp_path, monkeypatch):
