@@ -71,7 +71,7 @@ def is_valid(x):
     digits = x.cpu()[:, units(size)].sort(dim=2).values - ONE  # (B, 3 * size, size)
     return (digits == torch.arange(size)).all(dim=2).all(dim=1)
 
-# %% ../sudoku.ipynb #883b125f
+# %% ../sudoku.ipynb #4d949241
 class ExactSudoku:
     """Counts the solutions of puzzles. classes: what `first_row_grids` returns."""
 
@@ -95,7 +95,7 @@ class ExactSudoku:
     def count(self, z):
         """How many completed grids have the digits of z (L,): its solutions."""
         fits, symbols = self.fitting(z)
-        return len(fits) * math.factorial(self.size - len(symbols))
+        return len(fits) * math.factorial(self.size - len(symbols)) if len(fits) else 0
 
 # %% ../sudoku.ipynb #d6757ca5
 class PerfectNetwork(ExactSudoku):
@@ -185,7 +185,7 @@ def make_puzzle(exact, x, n_givens, generator=None):
             z[cell] = x[cell]
     return z
 
-# %% ../sudoku.ipynb #95be0e5e
+# %% ../sudoku.ipynb #877a1d11
 def draw_with_puzzles(classes, n, generator=None):
     """n texts "puzzle=solution", each with any number of dots. (n, 2 * L + 1) tokens"""
     x = draw_grids(classes, n, generator)
@@ -199,5 +199,6 @@ def solution_nats(model, x, t, generator=None):
     """-log p(solution | puzzle) from left to right. x: (B, 2 * L + 1) -> (B,)"""
     start, L = torch.full_like(x[:, :1], model.mask_id), x.shape[1] // 2
     h = model.features(torch.cat([start, x[:, :-1]], dim=1))[:, L + 1 :]  # from "=" on
-    logits = model.head(h).transpose(1, 2)  # (B, V - 1, L)
-    return F.cross_entropy(logits, x[:, L + 1 :], reduction="none").sum(dim=1)
+    goal = x[:, L + 1 :].flatten()  # (B * L,)
+    nats = F.cross_entropy(model.head(h).flatten(0, 1), goal, reduction="none")
+    return nats.view(len(x), L).sum(dim=1)
