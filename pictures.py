@@ -165,5 +165,5 @@ def draw_sudoku(axis, tokens, box, given=None, p=None, true=None):
                 if chance > 0.01:
                     axis.text(
                         x + (column + 0.5) / width, y + (row + 0.5) / height, str(digit + 1),
-                        color="0.4", fontsize=scale * 0.36 * chance**0.4, **center,
+                        color="0.4", fontsize=scale * 0.4 * chance**0.4, **center,
                     )  # fmt: skip

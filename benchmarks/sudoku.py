@@ -2,6 +2,7 @@
 
     python benchmarks/sudoku.py                  diffusion and both GPTs, two seeds: an hour or more
     python benchmarks/sudoku.py --included       measure the model in checkpoints/
+    python benchmarks/sudoku.py --grids 5 --picture img/sudoku.png
     python benchmarks/sudoku.py --make           first train that model anew: an hour or two
 
 All is measured on held-out classes of grids. The GPTs get as much processor time as the diffusion
@@ -174,12 +175,31 @@ def show(rows):
         row(r["model"], r["seed"], r["order"], f"{r['steps']:,}", nats, valid, *solved)
 
 
+def picture(measures, path):
+    """Draw how the included model solves a puzzle: four moments, with what it expects."""
+    from pictures import draw_sudoku, plt
+
+    model, _, _ = load_checkpoint(INCLUDED, DiffusionTransformer)
+    z, x = (part[:1] for part in measures.puzzles[12])
+    solved = sample_confident(model, z, 24, torch.Generator().manual_seed(0), "margin")
+    fig, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
+    for axis, step in zip(axes, (0, 8, 16, 24), strict=True):
+        state = solved.state(step)
+        with torch.no_grad():
+            p = model(state.to(next(model.parameters()).device))[0].exp().cpu()
+        p = p[:, sudoku.ONE : sudoku.ONE + 6]
+        draw_sudoku(axis, state[0], sudoku.BOXES[6], z[0] != model.mask_id, p, x[0])
+        axis.set_title(f"after {step} calls" if step else "the puzzle, and what is expected")
+    fig.savefig(path, dpi=80)
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=1200, help="of diffusion (default: 1200)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--grids", type=int, default=1000, help="to measure on (default: 1000)")
     parser.add_argument("--included", action="store_true", help="measure checkpoints/sudoku")
+    parser.add_argument("--picture", metavar="PATH", help="draw the included model at work")
     parser.add_argument("--make", action="store_true", help="train it first")
     parser.add_argument("--make-steps", type=int, default=4000, help="(default: 4000)")
     arguments = parser.parse_args()
@@ -187,6 +207,9 @@ def main():
     measures = Measures(4 if arguments.smoke else arguments.grids)
     if arguments.smoke:
         show(compare(measures, 2, 1, small))
+        return
+    if arguments.picture:
+        picture(measures, arguments.picture)
         return
     if arguments.make:
         make(measures, arguments.make_steps, INCLUDED, small)
