@@ -154,12 +154,12 @@ def test_a_contradiction_has_no_solution_and_every_digit_is_as_good(classes):
 
 
 def test_the_perfect_networks_bound_is_the_entropy_and_its_grids_are_valid(small, classes):
-    exact, n = PerfectNetwork(small), 4000
+    exact, n = PerfectNetwork(small), 2000
     x, k = draw_grids(small, n, noise()), spread_mask_counts(n, 16, noise(1))
     nats = nats_at(exact, x, k)[k.argsort()].double()  # neighbours have the same number of masks
     error = nats.diff().std().item() / math.sqrt(2 * n)
-    assert abs(nats.mean() - math.log(288)) < 4 * error < 0.15
-    masks = torch.full((2880, 16), MASK)
+    assert abs(nats.mean() - math.log(288)) < 4 * error < 0.25
+    masks = torch.full((1152, 16), MASK)
     for written in (sample_first_hitting(exact, masks, generator=noise()),
                     sample_confident(exact, masks, 16, noise(), "margin")):  # fmt: skip
         assert is_valid(written.tokens).all() and abs(chi_square(written.tokens, 288)) < 4
