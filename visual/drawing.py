@@ -1,6 +1,7 @@
 """Fonts, and items drawn on a pygame surface."""
 
 import importlib.util
+import math
 import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
@@ -150,21 +151,63 @@ def rounded(w, h, radius, color, line):
     return pygame.transform.smoothscale(surface, (w, h))
 
 
-def draw_layout(surface, layout, fonts, page):
-    """Draw the items of a layout, from back to front, on a page of that colour."""
-    surface.fill(page)
-    for item in layout.items + layout.overlay:
-        x, y = round(item.x), round(item.y)
-        w, h = max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y)
+def place_of(item):
+    """The pixels that an item may cover."""
+    x, y = round(item.x), round(item.y)
+    if item.kind != "line":
+        return pygame.Rect(x, y, max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y))
+    area, thick = pygame.Rect(x, y, round(item.w), round(item.h)), math.ceil(item.radius) + 1
+    area.normalize()
+    return area.inflate(2 * thick, 2 * thick)
+
+
+def bands(places):
+    """Rectangles, one below the other, that cover all places."""
+    found = []
+    for place in sorted(places, key=lambda place: place.y):
+        if found and place.y < found[-1].bottom:
+            found[-1].union_ip(place)
+        else:
+            found.append(place.copy())
+    return found
+
+
+class Canvas:
+    """A surface that draws a page, and of the next page only what is different there."""
+
+    def __init__(self, surface, fonts):
+        self.surface, self.fonts, self.page, self.shown = surface, fonts, None, {}
+
+    def draw(self, layout, page):
+        """Draw a layout on a page of that colour."""
+        old, kept = self.shown, self.shown.get  # id: (item, its place)
+        items = [item for item in layout.items if item.kind != "area"]
+        self.shown = new = {id(item): kept(id(item)) or (item, place_of(item)) for item in items}
+        dirty = [self.surface.get_rect()]
+        if page == self.page:
+            gone, come = dict(map(old.get, old.keys() - new)), dict(map(new.get, new.keys() - old))
+            dirty = [gone[item] for item in gone.keys() - come]
+            dirty = bands([*dirty, *(come[item] for item in come.keys() - gone)])
+        self.page, places = page, [place for _, place in new.values()]
+        for area in dirty:
+            self.surface.set_clip(area)
+            self.surface.fill(page)
+            for k in area.collidelistall(places):
+                self.draw_item(items[k], *places[k])
+        self.surface.set_clip(None)
+
+    def draw_item(self, item, x, y, w, h):
+        surface = self.surface
         if item.kind == "text":
-            surface.blit(fonts.image(item.text, item.size, item.color), (x, y), (0, 0, w, h))
+            image = self.fonts.image(item.text, item.size, item.color)
+            surface.blit(image, (x, y), (0, 0, w, h))
         elif item.kind == "line":
             ends = (item.x, item.y), (item.x + item.w, item.y + item.h)
             pygame.draw.aaline(surface, item.color, *ends, max(1, round(item.radius)))
         elif item.kind == "outline":
             line = max(1, round(item.radius / 5))
             surface.blit(rounded(w, h, item.radius, item.color, line), (x, y))
-        elif item.kind == "box" and item.radius:
+        elif item.radius:
             surface.blit(rounded(w, h, item.radius, item.color, 0), (x, y))
-        elif item.kind == "box":
+        else:
             surface.fill(item.color, (x, y, w, h))

@@ -14,7 +14,7 @@ from PIL import Image
 from files import UserError, check_writable, write_atomically
 from visual.colors import THEMES
 from visual.controls import END, State
-from visual.drawing import Fonts, draw_layout
+from visual.drawing import Canvas, Fonts
 from visual.items import glide
 from visual.page import lay_out
 from visual.record import Record, Settings, add_trajectory
@@ -28,13 +28,14 @@ def pictures(lanes, state, size, moments, seconds=None):
     seconds: from one to the next, if they follow each other, so that words move gently.
     """
     fonts, page = Fonts(), None
+    canvas = Canvas(pygame.Surface(size), fonts)
     state = State(view=state.view, theme=state.theme, controls=False)  # and no card, no help
     for moment in moments:
-        surface, state = pygame.Surface(size), replace(state, at=moment)
+        state = replace(state, at=moment)
         now = lay_out(lanes, state, size, fonts)
         page = glide(page, now, seconds, size[0] / 4)[0] if seconds else now
-        draw_layout(surface, page, fonts, THEMES[state.theme].page)
-        yield Image.frombytes("RGB", size, pygame.image.tobytes(surface, "RGB"))
+        canvas.draw(page, THEMES[state.theme].page)
+        yield Image.frombytes("RGB", size, pygame.image.tobytes(canvas.surface, "RGB"))
     if fonts.missing:
         print(fonts.lacking(), file=sys.stderr)
 

@@ -5,10 +5,20 @@ A row is a function of the width that returns (items, height); `lay_out` puts th
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 
 from visual.colors import THEMES, certainty_color, mix, probability_color, viridis
-from visual.controls import BINDINGS, CHOICES, REQUESTS, TOUR, VIEWS, card_commands, lane_of
+from visual.controls import (
+    BINDINGS,
+    CHOICES,
+    REQUESTS,
+    TOUR,
+    VIEWS,
+    State,
+    card_commands,
+    lane_of,
+)
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
 from visual.record import MASKED, SAMPLERS, asked, companions, facts, rivals
 from visual.typesetting import BLEED, lay_out_panel, line_height
@@ -63,6 +73,7 @@ def arrows(style, label, value, less, more, color=None):
     return name, ("‹ ", theme.accent, less), ("› ", theme.accent, more), value
 
 
+@lru_cache(maxsize=4)
 def header_row(lanes, state, style, width):
     """The title on the left; on the right the views, help and theme."""
     names = [(view, f"view {view}") for view in VIEWS]
@@ -95,6 +106,7 @@ def caption_row(lanes, state, style, width):
     return [label, *moved(legend, left, 0)], label.h
 
 
+@lru_cache(maxsize=4)
 def color_legend(view, style):
     """The scale of a view's colours between its two ends, as items at (0, 0)."""
     theme = style.theme
@@ -132,15 +144,22 @@ def timeline_row(lanes, state, style, width):
     items.append(Item("box", x, line, bar, hair, theme.line))
     items.append(Item("box", x, line, bar * known, hair, theme.faint))
     items.append(Item("box", x, line, bar * done, hair, theme.accent))
-    curve = [(x + bar * row.time, row.bits) for row in lanes[0].rows if row.bits is not None]
-    most = max((bits for _, bits in curve), default=1) or 1
-    for (x1, a), (x2, b) in pairwise(curve):
-        place = (x1, line * (1 - a / most), x2 - x1, line * (a - b) / most)
-        items.append(Item("line", *place, theme.faint, radius=1))
+    known = tuple((row.time, row.bits) for row in lanes[0].rows if row.bits is not None)
+    items += curve(known, x, bar, line, theme.faint)
     place = (x + bar * done - knob / 2, (height - knob) / 2, knob, knob)
     items.append(Item("box", *place, theme.accent, radius=knob / 2))
     items.append(Item("area", x, 0, bar, height, command="timeline", tip=tip))
     return items, height
+
+
+@lru_cache(maxsize=4)
+def curve(points, x, w, h, color):
+    """Lines through points (0 to 1, a height from 0) in a box that begins at (x, 0)."""
+    most, items = max((bits for _, bits in points), default=1) or 1, []
+    for (start, a), (end, b) in pairwise(points):
+        place = (x + w * start, h * (1 - a / most), w * (end - start), h * (a - b) / most)
+        items.append(Item("line", *place, color, radius=1))
+    return items
 
 
 def status_row(lanes, state, style, width):
@@ -153,6 +172,7 @@ def status_row(lanes, state, style, width):
     return flow(style, groups, width, style.px(20))
 
 
+@lru_cache(maxsize=4)
 def action_row(lanes, state, style, width):
     """What can be done."""
     theme, settings = style.theme, lanes[-1].settings
@@ -166,6 +186,7 @@ def action_row(lanes, state, style, width):
     return flow(style, groups, width, style.px(20))
 
 
+@lru_cache(maxsize=4)
 def prompt_row(lanes, state, style, width):
     """The prompt of the next run; while it is typed, a field with a caret."""
     theme, size, field = style.theme, style.px(14), state.prompt
@@ -198,6 +219,7 @@ def prompt_row(lanes, state, style, width):
     return [*items, caret, note], note.y + note.h
 
 
+@lru_cache(maxsize=4)
 def settings_row(lanes, state, style, width):
     """The settings of the next run."""
     theme, s = style.theme, state.settings
@@ -284,11 +306,11 @@ def token_card(lanes, state, tokens, style):
     return card(style, [*lines, last], style.px(14))
 
 
-def threads(items, lanes, state, style):
+def threads(words, lanes, state, style):
     """Lines from a token that is pointed at: to what was drawn with it, and what it attended to."""
     theme, token = style.theme, max(state.selected)
     record, i = lane_of(lanes, token)
-    n, boxes = record.at(state.at), {item.token: item for item in items if item.anchor}
+    n, boxes = record.at(state.at), {word[0].token: word[0] for word in words}
     row, shift, found = asked(record, n, i), token - i, []
     if token not in boxes:
         return []
@@ -339,6 +361,8 @@ def help_card(box, style):
 # -- the page
 
 ROWS = [header_row, caption_row, timeline_row, status_row, settings_row, action_row, prompt_row]
+MOVING = (caption_row, timeline_row, status_row)  # they depend on where on the clock we are
+style_of = lru_cache(maxsize=4)(Style)  # the same object for the same style
 
 
 def lay_out(lanes, state, size, fonts, scale=1.0):
@@ -349,10 +373,12 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     """
     width, height = size
     unit = max(min(width / 1000, height / 700), 0.8 * scale)
-    style = Style(fonts, THEMES[state.theme], unit)
+    style, lanes = style_of(fonts, THEMES[state.theme], unit), tuple(lanes)
+    still = State(state.settings, view=state.view, help=state.help, picked=state.picked)
+    still = replace(still, prompt=state.prompt, kept=state.kept, controls=state.controls)
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
-    rows = {make: make(lanes, state, style, inner) for make in ROWS}
+    rows = {make: make(lanes, state if make in MOVING else still, style, inner) for make in ROWS}
     given_up = [status_row, settings_row, action_row, prompt_row, *ROWS[:3]]
     if not state.controls:
         del rows[settings_row], rows[action_row], rows[prompt_row]
@@ -364,23 +390,23 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
             break
         rows.pop(make, None)
 
-    items, y, bleed = [], margin, min(margin, style.px(BLEED))
+    items, words, y, bleed = [], [], margin, min(margin, style.px(BLEED))
     for make in ROWS:
         if make is timeline_row:  # the text is above it
             panel = (margin - bleed, y + style.px(8), inner + 2 * bleed, room - style.px(8))
-            text = lay_out_lanes(lanes, state, panel, style)
-            items += (threads(text, lanes, state, style) if state.selected else []) + text
+            labels, words = lay_out_lanes(lanes, state, panel, style)
+            items += labels + (threads(words, lanes, state, style) if state.selected else [])
             y += room
         if make in rows:
             row, h = rows[make]
             items += moved(row, margin, y)
             y += h + gap
-    page = Layout(items, [])
+    page = Layout(items, words, [])
     if state.help:
         return replace(page, overlay=help_card(panel, style))
     pointed = page.at(*state.mouse) if state.mouse else None
     if state.selected:
-        chosen = [item for item in items if item.anchor and item.token == max(state.selected)]
+        chosen = [word[0] for word in words if word[0].token == max(state.selected)]
         pointed = chosen[0] if chosen else None
     if pointed is None or (pointed.token is None and not pointed.tip):
         return page
@@ -391,7 +417,8 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
 
 
 def lay_out_lanes(lanes, state, box, style):
-    """The panels of all lanes in box (x, y, w, h), beside each other, or one above the other."""
+    """The panels of all lanes in box (x, y, w, h), beside each other, or one above the other:
+    (labels, words)."""
     x, y, w, h = box
     n, gap = len(lanes), style.px(28)
     beside = w > style.px(640)
@@ -399,13 +426,13 @@ def lay_out_lanes(lanes, state, box, style):
         w = (w - (n - 1) * gap) / n
     else:
         h = (h - (n - 1) * gap) / n
-    items, before, used = [], 0, 0
+    items, words, before, used = [], [], 0, 0
     for lane in lanes:
         if n > 1:
             row, used = lane_row(lanes, lane, state, style, w)
             items += moved(row, x + min(style.px(BLEED), w), y)
             used += style.px(12)
-        items += lay_out_panel(lane, state, (x, y + used, w, h - used), style, before)
+        words += lay_out_panel(lane, state, (x, y + used, w, h - used), style, before)
         before += lane.length
         x, y = (x + w + gap, y) if beside else (x, y + h + gap)
-    return items
+    return items, words

@@ -4,7 +4,7 @@ import codecs
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class Record:
     title: str = ""
     causal: bool = False  # written from left to right: there are no masks to be shown
     heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
+    leftwards: bool = False  # read from right to left
     start: float = 0.0  # the moment from which it is played
     rows: list = field(default_factory=list)
     done: bool = False
@@ -75,13 +76,6 @@ class Record:
     def at(self, time):
         """The number of the row at a moment of the clock."""
         return max(0, bisect_right(self.rows, time, key=lambda row: row.time) - 1)
-
-    @cached_property
-    def leftwards(self):
-        """Whether most of the tokens that have a direction are read from right to left."""
-        spelled = self.tokenizer.token_bytes if self.tokenizer else ()
-        ways = [direction(token.decode("utf-8", "ignore")) for token in spelled if len(token) > 1]
-        return ways.count("R") > ways.count("L")
 
     @property
     def edge(self):
@@ -110,6 +104,13 @@ def pieces(record, n):
             spelled = decoder.decode(record.tokenizer.token_bytes[token], final=last)
             parts.append(re.sub("\ufffd+", "·", spelled) or "·")
     return tuple(parts)
+
+
+def leftwards(tokenizer):
+    """Whether most of the tokens are read from right to left."""
+    spelled = [token for token in tokenizer.token_bytes if len(token) > 1]
+    other = [token.decode("utf-8", "ignore") for token in spelled if not token.isascii()]
+    return [direction(text) for text in other].count("R") > len(spelled) / 2
 
 
 def place_among_masks(row, i):

@@ -13,7 +13,7 @@ from files import UserError
 from hardware import autocast
 from mdlm.sampling import adjust, template
 from mdlm.twin import cache_error, sample_twin
-from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, rivals
+from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, leftwards, rivals
 
 RIVALS = 5  # tokens shown of what the model predicts at a mask
 
@@ -44,7 +44,7 @@ def blank(model, tokenizer, settings, title):
     """A record without rows."""
     config = model.config
     heads = config.n_layers, config.n_heads
-    return Record(tokenizer, settings, title, config.causal, heads)
+    return Record(tokenizer, settings, title, config.causal, heads, leftwards(tokenizer))
 
 
 def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):

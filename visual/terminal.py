@@ -8,7 +8,7 @@ import unicodedata
 from visual.colors import THEMES, mix
 from visual.controls import END, SECONDS
 from visual.items import shorten
-from visual.record import MASKED, facts, pieces, place_among_masks
+from visual.record import MASKED, facts, pieces
 from visual.typesetting import appearance, break_lines, in_text
 
 
@@ -26,10 +26,10 @@ def text_frame(record, at, view, theme, columns, colors):
     cells, n = Cells(), record.at(at)
     spots, n_lines = break_lines(pieces(record, -1), columns, cells, 1)
     lines, ends, row, shown_now = [""] * n_lines, [0] * n_lines, record.rows[n], pieces(record, n)
+    looks = appearance(record, n, at, view, theme)
     for spot in spots:
         i, shown = spot.token, spot.text
-        mask = place_among_masks(row, i)
-        text, ink, paper = appearance(record, n, i, at, view, theme, mask)
+        text, ink, paper = looks[i]
         if row.text[i] == MASKED:
             shown = text if colors and text else "▁" * int(spot.w) * (not record.causal)
             ink = ink if colors and text else mix(theme.page, theme.ink, 0.4)

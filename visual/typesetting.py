@@ -10,8 +10,11 @@ import math
 import re
 import unicodedata
 from bisect import bisect_left
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
+
+import numpy as np
 
 from visual.colors import certainty_color, mix, probability_color, readable_on, viridis
 from visual.items import Item, direction, joins, shorten, visible
@@ -186,35 +189,50 @@ def set_text(record, n, width, height, largest, fonts):
     return rows[n][:2]
 
 
-def freshness(record, row, i, at):
-    """1 when what stands at place i has just appeared, soon 0, which what is given always is."""
-    if row.since[i] == 0:
-        return 0.0
-    return max(0.0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2
+@lru_cache(maxsize=64)
+def settled(record, n, view, theme, look):
+    """How the tokens of row n look when nothing glows any more: [(text, ink, paper)].
+
+    The text is None but for what is predicted at a mask, the paper if it is that of the page.
+    """
+    row, found = record.rows[n], []
+    guesses = iter(()) if look is None else zip(*look.best[:2], strict=True)
+    for token, since, p in zip(row.text.tolist(), row.since, row.probability, strict=True):
+        text, ink, paper = None, theme.ink, None
+        if token == MASKED:
+            paper = theme.mask
+            if look is not None:
+                guess, chance = next(guesses)
+                text = in_text(record.tokenizer.show(int(guess)))
+                ink = certainty_color(chance, theme)
+        elif view == "order" and since:
+            paper = viridis(record.rows[since].time)
+            ink = readable_on(paper)
+        elif view == "text" and since:
+            ink = probability_color(p, theme)
+        found.append((text, ink, paper))
+    return found
 
 
-def appearance(record, n, i, at, view, theme, mask=None):
-    """How token i of row n looks: (text, ink, paper), the paper None if it is that of the page.
+def appearance(record, n, at, view, theme):
+    """How the tokens of row n look at a moment: [(text, ink, paper)], as in `settled`.
 
-    mask: which of the masks it is, if it is one. The text is None but for what is predicted.
+    What has just appeared, or was just taken back, glows.
     """
     row = record.rows[n]
-    fresh = freshness(record, row, i, at)
-    if row.text[i] == MASKED:
-        paper = mix(theme.mask, theme.accent, 0.55 * fresh)  # it was taken back
-        if view != "prediction" or row.look is None:
-            return None, theme.ink, paper
-        token, chance = (column[mask] for column in row.look.best[:2])
-        return in_text(record.tokenizer.show(int(token))), certainty_color(chance, theme), paper
-    paper = mix(theme.page, theme.accent, 0.55 * fresh) if fresh > 0.01 else None
-    if row.since[i] == 0:
-        return None, theme.ink, paper
-    if view == "order":
-        paper = mix(viridis(record.rows[row.since[i]].time), (255, 255, 255), 0.6 * fresh)
-        return None, readable_on(paper), paper
-    if view == "prediction":
-        return None, theme.ink, paper
-    return None, mix(probability_color(row.probability[i], theme), theme.ink, fresh), paper
+    found = list(settled(record, n, view, theme, row.look if view == "prediction" else None))
+    for i in np.flatnonzero(row.since > record.at(at - FADE)).tolist():
+        text, ink, paper = found[i]
+        # in some steps, as each colour that a word has must be rendered once
+        fresh = math.ceil(8 * max(0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2) / 8
+        if view == "order" and row.text[i] != MASKED:
+            paper = mix(paper, (255, 255, 255), 0.6 * fresh)
+            ink = readable_on(paper)
+        elif fresh:
+            paper = mix(paper or theme.page, theme.accent, 0.55 * fresh)
+            ink = ink if text else mix(ink, theme.ink, fresh)
+        found[i] = text, ink, paper
+    return found
 
 
 def in_text(name):
@@ -233,38 +251,41 @@ def fit(style, text, box, size, color):
 
 
 def lay_out_panel(record, state, box, style, before=0):
-    """The text of one run in box (x, y, w, h) as items.
+    """The text of one run in box (x, y, w, h) as words, see `Layout`.
 
     `before`: how many tokens the panels to the left have.
     """
-    theme, fonts, inset = style.theme, style.fonts, style.px(BLEED)
+    inset, n = style.px(BLEED), record.at(state.at)
     x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
-    n = record.at(state.at)
-    row = record.rows[n]
-    size, spots = set_text(record, n, int(w), int(h), style.px(44), fonts)
-    pitch, glyph, hair = line_height(fonts, size), fonts.height(size), max(1, round(size / 16))
-    bleed = min(inset, fonts.width(" ", size) // 3)  # two boxes never meet in one space
-    items, masks = [], 0
+    size, spots = set_text(record, n, int(w), int(h), style.px(44), style.fonts)
+    pitch, last = line_height(style.fonts, size), y + h - style.fonts.height(size)
+    looks, row, words = appearance(record, n, state.at, state.view, style.theme), record.rows[n], []
+    given = ((row.since == 0) & (row.text != MASKED)).tolist()
     for spot in spots:
-        i, left, top = spot.token, x + spot.x, y + spot.line * pitch
-        masks += spot.text is None
-        if top + glyph > y + h:  # in a very small window
+        i, top = spot.token, y + spot.line * pitch
+        if top > last:  # in a very small window
             break
-        text, ink, paper = appearance(record, n, i, state.at, state.view, theme, masks - 1)
-        start = left - bleed * spot.room[0]
-        end = left + spot.w + (bleed if spot.room[1] else -hair)
-        place = (start, top, max(1, end - start), glyph)
-        kind, token = "box" if paper else "area", before + i
-        items.append(Item(kind, *place, paper, radius=size / 5, token=token, anchor=True))
-        if spot.text:
-            label = style.text(left, top, spot.text, ink, size=size)
-            items.append(label._replace(w=spot.w, token=token))
-        elif text:
-            label = fit(style, text, (left, top, spot.w, glyph), size, ink)
-            items.append(label._replace(token=token))
-        if row.since[i] == 0 and row.text[i] != MASKED:  # given
-            under = (left, top + glyph - hair, spot.w, hair)
-            items.append(Item("box", *under, theme.accent, token=token))
-        if token in state.selected:
-            items.append(Item("outline", *place, theme.accent, radius=size / 5, token=token))
-    return items
+        chosen = before + i in state.selected
+        words.append(word(style, size, spot, x, top, looks[i], given[i], chosen, before + i))
+    return words
+
+
+@lru_cache(maxsize=8192)
+def word(style, size, spot, x, top, look, given, chosen, token):
+    """The items of a spot that looks like this, its box first."""
+    theme, fonts, (text, ink, paper) = style.theme, style.fonts, look
+    glyph, hair, left = fonts.height(size), max(1, round(size / 16)), x + spot.x
+    bleed = min(style.px(BLEED), fonts.width(" ", size) // 3)  # two boxes never meet in one space
+    start = left - bleed * spot.room[0]
+    end = left + spot.w + (bleed if spot.room[1] else -hair)
+    place = (start, top, max(1, end - start), glyph)
+    items = [Item("box" if paper else "area", *place, paper, radius=size / 5)]
+    if spot.text:
+        items.append(style.text(left, top, spot.text, ink, size=size)._replace(w=spot.w))
+    elif text:
+        items.append(fit(style, text, (left, top, spot.w, glyph), size, ink))
+    if given:
+        items.append(Item("box", left, top + glyph - hair, spot.w, hair, theme.accent))
+    if chosen:
+        items.append(Item("outline", *place, theme.accent, radius=size / 5))
+    return tuple(item._replace(token=token) for item in items)

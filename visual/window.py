@@ -11,12 +11,13 @@ import pygame
 from files import UserError
 from visual.colors import THEMES
 from visual.controls import END, advance, handle, lane_of, on_event
-from visual.drawing import Fonts, draw_layout
+from visual.drawing import Canvas, Fonts
 from visual.items import glide
 from visual.page import lay_out
 from visual.record import MASKED, pieces
 
 FRAMES = 60  # a second, while something moves
+REST = 50  # milliseconds, while nothing does
 
 
 def find_display():
@@ -28,6 +29,8 @@ def find_display():
     if named or not sys.platform.startswith("linux"):
         with contextlib.suppress(pygame.error):  # the display that is named may not answer
             pygame.display.init()
+            if pygame.display.get_driver() == "x11":  # without a GPU, OpenGL takes ten times as long
+                os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
             if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return
             pygame.display.quit()
@@ -58,8 +61,6 @@ def obey(state, worker, window, lanes):
     """Do what the state requests: the state afterwards."""
     request, state = state.request.split(), replace(state, request="")
     try:
-        if worker.settings is None and request[0] != "fullscreen":
-            raise UserError("the model is still being loaded")
         match request:
             case ["run" | "new"]:
                 worker.run(state.settings)
@@ -113,28 +114,28 @@ def show(window, worker, state):
 
     Raises the UserError that kept the worker from loading its model.
     """
+    sys.setswitchinterval(0.0005)  # so that the sampler need not wait for each frame
     fonts, clock, lanes, lacking = Fonts(), pygame.Clock(), worker.lanes, ""
-    layout = drawn = size = None  # layout: what is on the screen
-    sys.setswitchinterval(0.001)  # so that the sampler need not wait for each frame
-    before, loaded, moving = state.settings, False, False
+    layout = drawn = size = None  # layout: what is on the screen; drawn: what it was made of
+    asked, loaded, moving = state.settings, False, True
     while state.request != "quit":
         surface = window.get_surface()
         if size != surface.get_size():
-            layout, size = None, surface.get_size()
-        scale = size[0] / window.size[0]
-        for event in pygame.event.get():
+            canvas, layout, size = Canvas(surface, fonts), None, surface.get_size()
+        scale, calm = size[0] / window.size[0], not (moving or worker.busy)
+        for event in [pygame.event.wait(REST)] * calm + pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
-                drawn = None  # what was drawn may be lost
+                canvas, drawn = Canvas(surface, fonts), None  # what was drawn may be lost
             if layout:
                 state = on_event(event, state, layout, lanes, scale)
         if worker.error:
             raise worker.error
         if worker.settings and not loaded:
-            loaded = True
-            if state.settings == before:  # nobody has changed them meanwhile
-                state = replace(state, settings=worker.settings)
+            loaded, new = True, vars(state.settings).items()
+            changed = {k: v for k, v in new if v != getattr(asked, k)}  # meanwhile
+            state = replace(state, settings=replace(worker.settings, **changed))
             gc.freeze()  # PyTorch's many objects stay: to look through them makes a frame late
-        if state.request not in ("", "quit"):
+        if state.request not in ("", "quit") and (loaded or state.request == "fullscreen"):
             state = obey(state, worker, window, lanes)
         if worker.lanes is not lanes:
             lanes, layout = worker.lanes, None
@@ -146,16 +147,17 @@ def show(window, worker, state):
         passed = min(0.1, clock.get_time() / 1000)
         state = advance(replace(state, busy=worker.busy), lanes, passed)
         now = (state, size, lanes, [(len(lane.rows), lane.done) for lane in lanes])
-        if now != drawn or moving:
+        changed, drawn = moving or now != drawn, now
+        if changed:
             wanted = lay_out(lanes, state, size, fonts, scale)
             layout, moving = glide(layout, wanted, passed, size[0] / 4)
-            draw_layout(surface, layout, fonts, THEMES[state.theme].page)
+            canvas.draw(layout, THEMES[state.theme].page)
             window.flip()
-            drawn = now
-            for item in layout.items if state.prompt else ():
+            for item in layout.rows if state.prompt else ():
                 if item.command == "caret":  # an input method opens its list there
                     place = (item.x / scale, item.y / scale, 1, item.h / scale)
                     pygame.key.set_text_input_rect(pygame.Rect(place))
+        moving = moving or state.playing
         if worker.thread.ident is None:  # now that there is something to see
             worker.thread.start()
         clock.tick(FRAMES)
