@@ -10,11 +10,11 @@ import pygame
 
 from files import UserError
 from visual.colors import THEMES
-from visual.controls import END, advance, handle, lane_of, on_event
+from visual.controls import END, advance, handle, on_event
 from visual.drawing import Canvas, Fonts
-from visual.items import glide
+from visual.items import Layout, glide
 from visual.page import lay_out
-from visual.record import MASKED, pieces
+from visual.record import pieces
 
 FRAMES = 60  # a second, while something moves
 REST = 50  # milliseconds, while nothing does
@@ -29,12 +29,14 @@ def find_display():
     if named or not sys.platform.startswith("linux"):
         with contextlib.suppress(pygame.error):  # the display that is named may not answer
             pygame.display.init()
-            if pygame.display.get_driver() == "x11":  # without a GPU, OpenGL takes ten times as long
+            if (
+                pygame.display.get_driver() == "x11"
+            ):  # without a GPU, OpenGL takes ten times as long
                 os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
             if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return
             pygame.display.quit()
-    raise UserError("no display here: use --save out.gif (or .png, .mp4), or --text")
+    raise UserError("no display here: use --save out.gif (or .png), or --text")
 
 
 def open_window(size):
@@ -72,15 +74,14 @@ def obey(state, worker, window, lanes):
             case ["erase" | "put", *_] if not state.selected:
                 raise UserError("choose words first: click on one, or drag over several")
             case ["branch"]:
-                go_on(replace(state, selected=frozenset()), worker, lanes)
+                worker.go_on(replace(state, selected=frozenset()), lanes)
             case ["erase" | "put", *ids]:
-                go_on(state, worker, lanes, *ids)
+                worker.go_on(state, lanes, *ids)
             case ["undo"]:
                 worker.undo()
             case ["compare"]:
                 worker.kept = None if worker.kept else lanes[0]
-                state = replace(state, kept=worker.kept is not None)
-                if state.kept and state.settings == lanes[0].settings:
+                if worker.kept and state.settings == lanes[0].settings:
                     state = handle(state, "more seed", lanes)
                 worker.run(state.settings)
             case ["copy"]:
@@ -96,17 +97,6 @@ def obey(state, worker, window, lanes):
     except UserError as error:
         state = replace(state, message=str(error))
     return state
-
-
-def go_on(state, worker, lanes, token=MASKED):
-    """Go on from this moment, with masks, or that token, in the place of those selected."""
-    record = lane_of(lanes, max(state.selected, default=0))[0]
-    if record.causal:
-        raise UserError("a GPT cannot fill gaps: only its end can change")
-    n, edits = record.at(state.at), {lane_of(lanes, i)[1]: int(token) for i in state.selected}
-    if not edits and not record.masked(n):
-        raise UserError("nothing is masked here: go back on the timeline first")
-    worker.go_on(record, n, edits, state.settings)
 
 
 def show(window, worker, state):
@@ -126,8 +116,7 @@ def show(window, worker, state):
         for event in [pygame.event.wait(REST)] * calm + pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
                 canvas, drawn = Canvas(surface, fonts), None  # what was drawn may be lost
-            if layout:
-                state = on_event(event, state, layout, lanes, scale)
+            state = on_event(event, state, layout or Layout([], [], []), lanes, scale)
         if worker.error:
             raise worker.error
         if worker.settings and not loaded:
@@ -140,12 +129,17 @@ def show(window, worker, state):
         if worker.lanes is not lanes:
             lanes, layout = worker.lanes, None
             at = min(END, lanes[0].start)
-            state = replace(state, at=at, playing=True, selected=frozenset())
+            state = replace(state, at=at, playing=True)
+            if lanes[0].grid and state.selected:  # a given was typed: see what it changes
+                state = replace(state, playing=False)
+            else:
+                state = replace(state, selected=frozenset())
         if worker.message or fonts.lacking() != lacking:
             lacking = fonts.lacking()
             state, worker.message = replace(state, message=worker.message or lacking), ""
         passed = min(0.1, clock.get_time() / 1000)
-        state = advance(replace(state, busy=worker.busy), lanes, passed)
+        state = replace(state, busy=worker.busy, kept=worker.kept is not None)
+        state = advance(state, lanes, passed)
         now = (state, size, lanes, [(len(lane.rows), lane.done) for lane in lanes])
         changed, drawn = moving or now != drawn, now
         if changed:
