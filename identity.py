@@ -16,7 +16,7 @@ from pathlib import Path
 
 from files import UserError
 
-NOTEBOOKS = ("train_model.ipynb", "sampling.ipynb", "twin.ipynb")
+NOTEBOOKS = ("train_model.ipynb", "sampling.ipynb", "twin.ipynb", "sudoku.ipynb")
 
 
 def code_digest(*roots):
