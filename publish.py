@@ -19,14 +19,15 @@ from files import UserError
 
 HERE = Path(__file__).parent
 GUIDE = "learning_guide.md"
+MODELS = ("kjv", "kjv-twin", "sudoku")
 PLAIN = "text/plain; charset=utf-8"
 TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".wat": PLAIN, ".md": PLAIN}
 
 
 def site_files():
     """What the page consists of: {name on the site: file here}."""
-    checkpoints = sorted(HERE.glob("checkpoints/kjv*.safetensors"))
-    return {path.name: path for path in [*sorted(HERE.glob("page/*")), *checkpoints, HERE / GUIDE]}
+    models = [HERE / "checkpoints" / f"{name}.safetensors" for name in MODELS]
+    return {path.name: path for path in [*sorted(HERE.glob("page/*")), *models, HERE / GUIDE]}
 
 
 class Handler(SimpleHTTPRequestHandler):

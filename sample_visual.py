@@ -19,6 +19,7 @@ import sys
 import threading
 from dataclasses import fields, replace
 from functools import partial
+from math import isqrt
 from pathlib import Path
 
 from files import UserError, check_writable, use_utf8
@@ -26,7 +27,7 @@ from visual.colors import THEMES
 from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, save
 from visual.record import SAMPLERS, Settings, leftwards
-from visual.sudoku import perfect, puzzle
+from visual.sudoku import BOXES, perfect, puzzle
 from visual.terminal import play_in_terminal
 from visual.window import find_display, open_window, show
 from visual.worker import Worker
@@ -84,8 +85,6 @@ def check_arguments(arguments):
         raise UserError(f"--frames must be at least 1, not {arguments.frames}")
     if arguments.sudoku and arguments.text:
         raise UserError("a grid needs the window, or --save")
-    if arguments.sudoku and arguments.race is not None:
-        raise UserError("--sudoku shows the perfect network, which has no twin")
     if arguments.save:
         if Path(arguments.save).suffix.lower() not in OUTPUTS:
             raise UserError(f"{arguments.save}: the name must end with {' or '.join(OUTPUTS)}")
@@ -111,28 +110,36 @@ def changed(settings, changes):
     return settings
 
 
+def for_grid(settings, model):
+    """The settings, for a network whose texts are grids. Raises UserError if they are not."""
+    size = isqrt(model.config.context)
+    if size not in BOXES or size**2 != model.config.context or model.config.causal:
+        raise UserError("--sudoku: this model was not trained on grids; without one it works, too")
+    top_p = 1.0 if settings.top_p == DEFAULTS["top_p"] else settings.top_p  # no digit is left out
+    return replace(settings, grid=size, length=size**2, top_p=top_p)
+
+
 def load(arguments, settings):
     """What a `Worker` needs: (model, tokenizer, title, twin or None, settings that fit them,
     perhaps those of a second run)."""
     # here, as it takes seconds, and may raise UserError
-    from bpe_tokenizer import BPETokenizer
     from mdlm.model import DiffusionTransformer
     from saving import load_checkpoint, newest_checkpoint
     from visual.sampler import begin, write
 
-    if arguments.sudoku:
-        model, tokenizer = perfect(), BPETokenizer([])
-        title, prompt = "Sudoku: the network that knows all grids", puzzle(settings.seed)
-        settings = replace(settings, grid=6, length=36)
-        if settings.top_p == DEFAULTS["top_p"]:  # no digit is left out
-            settings = replace(settings, top_p=1.0)
+    if arguments.sudoku and not arguments.checkpoint:
+        from mdlm.sudoku import TOKENIZER as tokenizer
+
+        model, title = perfect(), "Sudoku: the network that knows all grids"
     else:
         path = arguments.checkpoint or newest_checkpoint(arguments.folder)
         model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
         parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
         print(f"{path}: {parameters}", flush=True)
         title = f"{Path(path).stem}: {parameters}, trained on {Path(model.config.corpus).name}"
-        prompt = PROMPTS.get(model.config.corpus, "")
+    prompt = PROMPTS.get(model.config.corpus, "")
+    if arguments.sudoku:
+        settings, prompt = for_grid(settings, model), puzzle(settings.seed)
     config, twin = model.config, None
     if settings.prompt is None:
         settings = replace(settings, prompt=prompt)

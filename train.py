@@ -69,16 +69,17 @@ def parse_arguments(argv=None):
 
 def enough_tokens(config):
     """The preset's vocabulary, or a smaller one for a short text, and says so."""
-    from corpus import is_prepared, load_text, usual_vocab_size
+    from corpus import is_prepared, text_parts, usual_vocab_size
 
-    if is_prepared(config.corpus) or config.corpus in ("kjv", "shakespeare"):
+    if is_prepared(config.corpus):
         return config.vocab_size
-    text = load_text(config.corpus)
+    text = text_parts(config.corpus)[0]
     n_tokens = min(config.vocab_size, usual_vocab_size(text))
     if n_tokens < config.vocab_size and os.environ.get("RANK", "0") == "0":
         print(
-            f"a short text ({len(text):,} characters): {n_tokens} tokens, not {config.vocab_size} "
-            "(--vocab-size); soon memorised: --dropout 0.1 delays that, --steps ends before it",
+            f"a short text ({len(text):,} characters to train on): {n_tokens} tokens, "
+            f"not {config.vocab_size} (--vocab-size); soon memorised: --dropout 0.1 delays that, "
+            "--steps ends before it",
             file=sys.stderr,
         )
     return n_tokens

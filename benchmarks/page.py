@@ -1,12 +1,15 @@
 """How fast the included model is in the page: WebAssembly, plain JavaScript, and PyTorch.
 
-    python benchmarks/page.py            needs Chromium; prints a table
+    python benchmarks/page.py                    needs Chromium; prints a table
+    python benchmarks/page.py --ort FOLDER       onnxruntime-web as well: FOLDER is its npm package,
+                                                 unpacked; needs the packages onnx and onnxscript
 
-All three compute the same network call on 96 tokens, with its output layer at two masks, as a
-sampler with 48 steps does. They take turns, on one thread each, and the shortest of the calls
-counts, so that other programs disturb the comparison little.
+All compute the same network call on 96 tokens, with its output layer at two masks, as a sampler
+with 48 steps does. They take turns, on one thread each, and the shortest of the calls counts, so
+that other programs disturb the comparison little.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -42,6 +45,18 @@ CALL = """
     model.head(z.slice(0, masks).keys().toArray());
     return performance.now() - start;
 """
+ORT_LOAD = """
+    const ort = await import(location.origin + "/ort.wasm.min.mjs");
+    ort.env.wasm.numThreads = 1;
+    globalThis.session = await ort.InferenceSession.create("/network.onnx");
+    const z = BigInt64Array.from(ids, BigInt);
+    globalThis.input = { z: new ort.Tensor("int64", z, [1, ids.length]) };
+"""
+ORT_CALL = """
+    const start = performance.now();
+    const { logits } = await session.run(input);
+    return [performance.now() - start, ...logits.data.slice(0, 100)];
+"""
 FRAMES = """
     const z = Array(96).fill(models.wasm.maskId), gaps = [];
     let last = performance.now(), on = true;
@@ -59,14 +74,41 @@ FRAMES = """
 """
 
 
+class Call(torch.nn.Module):
+    """The network call as a module of its own, for the export."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, z):
+        return self.model.head(self.model.features(z)[0, :MASKS])
+
+
+def add_to_page(*paths):
+    """Let the page's server serve these files, too."""
+    usual = publish.site_files
+    publish.site_files = lambda: usual() | {path.name: path for path in paths}
+
+
 def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ort", type=Path, metavar="FOLDER", help="with onnxruntime-web")
+    ort = parser.parse_args().ort
     model, _, _ = load_checkpoint(
         ROOT / "checkpoints" / "kjv.safetensors", DiffusionTransformer, "cpu"
     )
     z = torch.full((1, LENGTH), 5)
     z[0, :MASKS] = model.mask_id
-    times = {"wasm": [], "plain": [], "torch": []}
-    with publish.server() as server, tempfile.TemporaryDirectory() as folder:
+    call = Call(model)
+    with publish.server() as server, tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        if ort:
+            network = Path(folder) / "network.onnx"
+            names = dict(input_names=["z"], output_names=["logits"])
+            torch.onnx.export(call, (z,), network, dynamo=True, external_data=False, **names)
+            add_to_page(network, *(ort / "dist").glob("ort*wasm*"))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with chromium.chromium(Path(folder)) as new_tab:
             tab = new_tab()
@@ -75,21 +117,33 @@ def main():
                 "document.querySelector('#live').textContent.startsWith('Written')", 300,
             )  # fmt: skip
             tab.run(LOAD)
-            for _ in range(TURNS):
-                for name in ("wasm", "plain"):
-                    took = tab.run(CALL, name=name, length=LENGTH, masks=MASKS)
-                    times[name].append(took)
-                with torch.no_grad():
-                    start = time.perf_counter()
-                    model.head(model.features(z)[0, :MASKS])
-                    times["torch"].append(1000 * (time.perf_counter() - start))
+
+            def in_pytorch():
+                start = time.perf_counter()
+                call(z)
+                return 1000 * (time.perf_counter() - start)
+
+            ways = {
+                "PyTorch": in_pytorch,
+                "WebAssembly with SIMD": lambda: tab.run(
+                    CALL, name="wasm", length=LENGTH, masks=MASKS
+                ),
+                "plain JavaScript": lambda: tab.run(CALL, name="plain", length=LENGTH, masks=MASKS),
+            }
+            if ort:
+                tab.run(ORT_LOAD, ids=z[0].tolist())
+                said = torch.tensor(tab.run(ORT_CALL)[1:])
+                assert (said - call(z).flatten()[:100]).abs().max() < 1e-3, "another network"
+                ways["onnxruntime-web"] = lambda: tab.run(ORT_CALL)[0]
+            times = {name: [] for name in ways}
+            for name in list(ways) * TURNS:
+                times[name].append(ways[name]())
             seconds, gap = tab.run(FRAMES)
         server.shutdown()
     best = {name: min(each) for name, each in times.items()}
-    names = {"wasm": "WebAssembly with SIMD", "plain": "plain JavaScript", "torch": "PyTorch"}
     print("| | ms a call | of PyTorch's time |\n|---|---:|---:|")
-    for name, title in names.items():
-        print(f"| {title} | {best[name]:.1f} | {best[name] / best['torch']:.1f} |")
+    for name in sorted(best, key=best.get):
+        print(f"| {name} | {best[name]:.1f} | {best[name] / best['PyTorch']:.1f} |")
     print(
         f"\n96 tokens in 48 steps: {seconds:.1f} s, a frame every {gap:.0f} ms meanwhile (median)"
     )

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import ROOT, make_parser, run_apart
 from torch import nn
 
-from corpus import prepare_corpus
+import corpus
 from files import UserError, write_atomically
 from mdlm import diffusion, model, training
 from settings import nearest, settings
@@ -157,8 +157,19 @@ def usual_init():
     Network.initialise = lambda self: None
 
 
+def old_split():
+    """As `small`, validated on the last tenth, Acts to Revelation, as before November 2026."""
+
+    def split_text(text, seed=0):
+        tenth = len(text) * 9 // 10
+        return text[:tenth], text[tenth:], text[tenth:]
+
+    corpus.split_text = split_text
+    return VARIANTS["small"]
+
+
 BASE = dict(rate_power=0.0, short_windows=0.0)
-VARIANTS = {  # name: changed settings, or a function that changes the package
+VARIANTS = {  # name: changed settings, or a function that changes the package, and may return some
     "base": {},
     **{f"rate-power-{power}": dict(rate_power=power) for power in (0.3, 0.6, 1.0)},
     "rates-beta-1.5": more_masks,
@@ -181,6 +192,10 @@ VARIANTS = {  # name: changed settings, or a function that changes the package
     "head-gates": head_gates,
     "vocabulary-4096": dict(vocab_size=4096),
     "muon-lr-0.005": dict(muon_lr=0.005),
+    **{f"bibles-{n}": dict(corpus=f"bibles-{n}") for n in (4, 12)},
+    "twin": dict(causal=True),
+    **{f"twin-bibles-{n}": dict(causal=True, corpus=f"bibles-{n}") for n in (4, 12)},
+    "old-split": old_split,
 }
 TINY = dict(corpus=str(ROOT / "README.md"), vocab_size=300, d_model=32, context=32, compile=False)
 
@@ -189,14 +204,12 @@ def train_for(name, steps, seed, **plan):
     """One run. Returns what came out of it."""
     torch.set_num_threads(1)
     variant = VARIANTS[name]
-    if callable(variant):
-        variant()
-    plan |= BASE | dict(steps=steps, seed=seed, eval_every=10**8, save_every=10**8)
-    plan |= {} if callable(variant) else variant
-    corpus, config = prepare_corpus(settings("small", **plan))
+    changes = (variant() or {}) if callable(variant) else variant
+    plan |= BASE | dict(steps=steps, seed=seed, eval_every=10**8, save_every=10**8) | changes
+    text, config = corpus.prepare_corpus(settings("small", **plan))
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        run = training.train(config, corpus, folder)
+        run = training.train(config, text, folder)
         cpu = time.process_time() - start
     last = run.history[-1]
     parameters = sum(p.numel() for p in run.model.parameters())

@@ -105,14 +105,14 @@ def bold(text):
 def corrected(sampler, model, z, generator, rounds=5, **options):
     """Sample, then mask a twentieth of the tokens again and refill them, `rounds` times."""
     result = sampler(model, z, generator=generator, **options)
-    calls = result.network_calls
+    calls = [result.calls]
     for _ in range(rounds):
         again = forward_process(
             result.tokens, torch.full((len(z),), 0.95), model.mask_id, generator
         )
         result = sample_first_hitting(model, again, generator=generator, **options)
-        calls += result.network_calls
-    result.calls = torch.ones(1, round(calls), dtype=torch.bool)
+        calls.append(result.calls)
+    result.calls = torch.cat(calls, dim=1)
     return result
 
 
@@ -140,14 +140,14 @@ def words(text):
 
 
 class Judge:
-    """What texts are like, beside the training text and under the twin."""
+    """What texts are like: their words against the training text's, and under the twin."""
 
     def __init__(self, train_text, tokenizer, twin):
-        self.train_text, self.tokenizer, self.twin = train_text, tokenizer, twin
+        self.tokenizer, self.twin = tokenizer, twin
         self.known = set(words(train_text))
 
     def row(self, name, tokens, calls=None):
-        """The figures of texts (B, L), as a dict."""
+        """The figures of texts (B, L), and the texts, as a dict."""
         texts = [self.tokenizer.decode(ids) for ids in tokens.tolist()]
         # the first and the last word may be cut off
         found = [word for text in texts for word in words(text)[1:-1]]
@@ -160,10 +160,17 @@ class Judge:
             calls=calls,
             distinct_pairs=distinct_pairs(texts),
             no_words=mean(word not in self.known for word in found) if found else 0.0,
-            longest_copy=median(len(copy) for copy in longest_copies(texts, self.train_text)),
+            texts=texts,
             nats=mean(nats),
             error=stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else 0.0,
         )
+
+
+def add_copies(rows, train_text):
+    """Give each row its longest copy: all at once, as the training text is sorted for it."""
+    copies = iter(longest_copies([text for row in rows for text in row["texts"]], train_text))
+    for row in rows:
+        row["longest_copy"] = median(len(next(copies)) for _ in row.pop("texts"))
 
 
 def as_table(row):
@@ -245,6 +252,7 @@ def report(path, twin_path, n=16, shown=4, length=None, known=None):
     for name, options in (("the twin", {}), ("the twin, top-p 0.9", dict(top_p=0.9))):
         made[name] = sample_twin(twin, masks, noise(), **options).tokens
         rows.append(judge.row(name, made[name], L))
+    add_copies(rows, train_text)
     breaks = []
     for name in ("ancestral, 16 steps", "confidence"):
         breaks.append(f"**{name}**\n\n{quoted(tokenizer.decode(made[name][0].tolist()))}")

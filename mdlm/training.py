@@ -139,9 +139,7 @@ def training_step(model, optimizers, corpus, config, step, hardware, loss=None):
 
 # %% ../train_model.ipynb #13c24a39
 @torch.no_grad()
-def evaluate(
-    model, tokens, max_windows=None, passes=1, progress=lambda part: None, bound=None
-):
+def evaluate(model, tokens, max_windows=None, passes=1, progress=lambda part: None, bound=None):
     """NELBO of a text in nats per token: (mean, standard error).
 
     Each window has its own number of masks, `passes` times; `max_windows`: see `covering_windows`.

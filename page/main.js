@@ -5,6 +5,7 @@ import { Tokenizer } from "./tokenizer.js";
 import * as cube from "./cube.js";
 import * as destroy from "./destroy.js";
 import * as lanes from "./lanes.js";
+import "./sudoku.js"; // it has a model of its own
 import * as surprise from "./surprise.js";
 import * as write from "./write.js";
 

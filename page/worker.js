@@ -7,7 +7,8 @@ import { DiffusionTransformer } from "./model.js";
 import { download } from "./safetensors.js";
 import { best, adjust, generator, maskedNats, nelbo, sample, sampleTwin } from "./sampling.js";
 
-let model, twin, wasm;
+let model, wasm;
+const others = {}; // models that are loaded when a part of the page wants them, by address
 const running = new Set(); // the numbers of the jobs that somebody still wants
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 const GOLDEN = (Math.sqrt(5) - 1) / 2; // its multiples, modulo 1, spread evenly, however many
@@ -16,6 +17,10 @@ async function open(address, bytes, tell) {
   wasm ??= await download("kernel.wasm").catch(() => null); // without it, plain JavaScript
   bytes ??= await download(address, (done, total) => tell({ done, total }));
   return DiffusionTransformer.load(bytes, wasm);
+}
+
+async function other(address, tell) {
+  return (others[address] ??= await open(address, null, tell));
 }
 
 const jobs = {
@@ -84,9 +89,21 @@ const jobs = {
     });
   },
 
+  /** A Sudoku is solved, or only looked at; `marks`: what is expected in each empty cell. */
+  async *grid({ z, options, address, digits: [first, size] }, tell) {
+    const model = await other(address, tell);
+    for (const state of options ? sample(model, z, options) : [{ z }]) {
+      const places = Array.from(state.z.keys()).filter((l) => state.z[l] === model.maskId);
+      if (places.length) model.features(state.z, places.length / z.length);
+      const rows = places.length ? model.head(places).map((logits) => adjust(logits)) : [];
+      const marks = rows.map((p, i) => [places[i], Array.from(p.slice(first, first + size))]);
+      yield { z: state.z, marks: new Map(marks) };
+    }
+  },
+
   /** Diffusion and the twin write; the turn is always of the one that has had less time. */
   async *race({ z, options, address }, tell) {
-    twin ??= await open(address, null, tell);
+    const twin = await other(address, tell);
     const runs = [sample(model, z, options), sampleTwin(twin, z, options)];
     const lanes = runs.map((run, lane) => ({ lane, run, seconds: 0 }));
     while (lanes.length) {

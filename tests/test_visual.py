@@ -26,6 +26,7 @@ from bpe_tokenizer import BPETokenizer
 from conftest import make_model
 from files import UserError
 from mdlm.model import DiffusionTransformer
+from mdlm.sudoku import TOKENIZER as BYTES
 from mdlm.sudoku import is_valid
 from saving import save_checkpoint
 from visual.colors import THEMES, mix, probability_color, readable_on, viridis
@@ -40,7 +41,7 @@ from visual.controls import (
     handle,
     on_event,
 )
-from visual.drawing import Canvas, Fonts
+from visual.drawing import Canvas, Fonts, font_paths
 from visual.field import Field
 from visual.files import pictures, save, show_inline
 from visual.items import Layout, glide, visible
@@ -867,7 +868,7 @@ SOLUTIONS = 28_200_960 // (6 * 5 * 4)  # all grids, by the choices for three cel
 def grid():
     """A grid that the perfect network has completed."""
     asked = Settings(prompt=PUZZLE, grid=6, length=36)
-    return write(perfect(), begin(perfect(), BPETokenizer([]), asked))
+    return write(perfect(), begin(perfect(), BYTES, asked))
 
 
 def test_a_grid_shows_how_probable_each_digit_is(grid):
@@ -898,11 +899,11 @@ def test_givens_are_typed_and_a_contradiction_is_said(grid):
     s = replace(s, selected=frozenset([0, 2]))
     assert handle(s, "erase", [grid]).settings.prompt == "____5_" + "_" * 30
     assert on_event(press("7"), s, Layout([], [], []), [grid]).prompt == Field("7", 1, 1)
-    wrong = begin(perfect(), BPETokenizer([]), replace(grid.settings, prompt="11"))
+    wrong = begin(perfect(), BYTES, replace(grid.settings, prompt="11"))
     page = lay_out([wrong], State(touring=True), (1000, 700), RULER)
     assert CONTRADICTION in {item.text for item in page.rows}
     prompt = puzzle(3)
-    made = begin(perfect(), BPETokenizer([]), replace(grid.settings, prompt=prompt))
+    made = begin(perfect(), BYTES, replace(grid.settings, prompt=prompt))
     assert 1 <= solutions(made, 0) <= 30 and 4 < prompt.count("_") < 36
 
 
@@ -938,6 +939,14 @@ def test_fonts_measure_what_they_draw():
             width = fonts.image(visible(text), size, (9, 9, 9)).get_width()
             assert width == max(1, fonts.width(visible(text), size))
     assert all(len(fonts.parts(text)) == 1 for text in ("e\u0301", "👨\u200d👩", "❤\ufe0f"))
+
+
+def test_a_script_without_a_font_is_named(monkeypatch):
+    first = next(font_paths())
+    monkeypatch.setattr("visual.drawing.font_paths", lambda: iter([first]))
+    fonts = Fonts()
+    fonts.image("a word: शब्द", 20, (9, 9, 9))
+    assert fonts.lacking() == "no font here has Devanagari: install one, such as Noto Sans"
 
 
 def test_files(tmp_path, monkeypatch):
@@ -1057,7 +1066,7 @@ MISTAKES = """
     --compare sampler=best --text         | the sampler must be one of ancestral,
     --sudoku --text                       | a grid needs the window, or --save
     --sudoku --save x.png --prompt 17     | digits from 1 to 6
-    --sudoku --save x.png --race          | the perfect network
+    CHECKPOINT --sudoku --save x.png      | not trained on grids
     CHECKPOINT --save CHECKPOINT/out.png  | CHECKPOINT
     CHECKPOINT.edited --text              | made by another network
     --size big                            | --size must be
