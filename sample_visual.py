@@ -139,7 +139,8 @@ def load(arguments, settings):
         title = f"{Path(path).stem}: {parameters}, trained on {Path(model.config.corpus).name}"
     prompt = PROMPTS.get(model.config.corpus, "")
     if arguments.sudoku:
-        settings, prompt = for_grid(settings, model), puzzle(settings.seed)
+        settings = for_grid(settings, model)
+        prompt = puzzle(settings.seed) if settings.grid == 6 else ""
     config, twin = model.config, None
     if settings.prompt is None:
         settings = replace(settings, prompt=prompt)

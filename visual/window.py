@@ -113,7 +113,8 @@ def show(window, worker, state):
         if size != surface.get_size():
             canvas, layout, size = Canvas(surface, fonts), None, surface.get_size()
         scale, calm = size[0] / window.size[0], not (moving or worker.busy)
-        for event in [pygame.event.wait(REST)] * calm + pygame.event.get():
+        waited = [pygame.event.wait(REST)] if calm else []
+        for event in waited + pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
                 canvas, drawn = Canvas(surface, fonts), None  # what was drawn may be lost
             state = on_event(event, state, layout or Layout([], [], []), lanes, scale)
