@@ -7,6 +7,7 @@
     python sample_visual.py --save out.png --view order  six moments on one sheet
     python sample_visual.py --race                       against the autoregressive twin
     python sample_visual.py --compare steps=8            beside a run with another setting
+    python sample_visual.py --sudoku                     a grid, with a network that knows all grids
 
 In the window, F1 shows every key; whatever has a key can be clicked as well. Its parts are in
 visual/. In a notebook, `visual.files.show_inline` shows a `Trajectory` as an animation.

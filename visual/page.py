@@ -212,7 +212,7 @@ def prompt_row(lanes, state, style, width):
         groups = [[("prompt ", theme.faint, "prompt", TIPS["prompt"])]]
         groups[0].append((prompt, theme.ink, "prompt", TIPS["prompt"]))
         if width > style.px(600):
-            groups.append([("type another, or try", theme.faint)])
+            groups.append([("try" if lanes[0].grid else "type another, or try", theme.faint)])
             names = ("a beginning", "a gap", "a lost middle") if not lanes[0].grid else PUZZLES
             for k, name in enumerate(names):
                 groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])

@@ -50,7 +50,7 @@ def frame(lanes, at, state, columns, colors):
             ends[spot.line] = spot.x + spot.w
         rest = [painted(" " * int(columns - end), theme.ink) for end in ends]
         lines += [*map(str.__add__, texts, rest), ""]
-    return lines
+    return lines if colors else [line.rstrip() for line in lines]
 
 
 def play_in_terminal(lanes, state, out, seconds=SECONDS):
