@@ -60,10 +60,11 @@ def draw(curves, seeds):
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for causal, name, color in [(False, "diffusion (a bound)", "C0"), (True, "twin", "C1")]:
         for curve in [c for c in curves if c["causal"] == causal]:
-            axes.plot(curve["epochs"], curve["bpb"], color=color, alpha=0.5, linewidth=1.2)
+            style = ("-", "--", ":")[seeds.index(curve["seed"]) % 3]
+            axes.plot(curve["epochs"], curve["bpb"], style, color=color, alpha=0.6, linewidth=1.2)
         points = np.array([best(curves, causal, seed) for seed in seeds])
         axes.scatter(points[:, 1], points[:, 0], color=color, zorder=3, label=f"{name}, best")
-    axes.set(xscale="log", xlabel="epochs of 400 kB (compute: the same for both)")
+    axes.set(xscale="log", xlabel="epochs of 400 kB")
     axes.set(ylabel="validation bits per byte", ylim=(None, 3.2))
     axes.legend()
     axes.grid(alpha=0.3)

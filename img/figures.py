@@ -57,12 +57,11 @@ def sixty():
     left.set(xlabel="step", ylabel="nats per text", ylim=(code["entropy"] - 0.03, 2.8))
     left.legend()
     n, p = 20_000, code["language"].numpy()
-    right.plot([1e-4, 1], [1e-4, 1], color="k", ls=":")
-    for T, marker, color in ((1, "x", "C1"), (100, "o", "C0")):
+    right.plot([1e-4, 1], [1e-4, 1], color="k", ls=":", label="as often as in the language")
+    for T, marker, color in ((100, "o", "C0"), (1, "x", "C1")):
         z = code["sample_toy"](code["network"], n, T)
         found = (z * torch.tensor([9, 3, 1])).sum(dim=1).bincount(minlength=27).numpy() / n
-        value = code["chi_square"](z[:1000])
-        label = f"{T} step{'s' if T > 1 else ''}: chi-square of 1,000 texts {value:.0f}"
+        label = f"{T} step{'s' if T > 1 else ''}, chi-square {code['chi_square'](z[:1000]):,.0f}"
         right.plot(p, found, marker, color=color, ms=5, label=label)
     right.set(xscale="log", yscale="log", xlabel="probability", ylabel="share of 20,000 samples")
     right.legend(fontsize=8)
@@ -80,7 +79,10 @@ def corner(z):
 
 
 def draw_cube(axis, size, paths=(), corners=CORNERS, labels=None):
-    """The cube of TEXT. paths: to emphasise, lists of states; labels: {(from, to): text}."""
+    """The cube of TEXT. paths: to emphasise, lists of states; labels: {(from, to): text}.
+
+    Without labels the corners are dots, grey if they are not among `corners`.
+    """
     strong = {pair for path in paths for pair in itertools.pairwise(path)}
     for z, place in itertools.product(CORNERS, range(3)):
         if z[place] != toy.MASK:
@@ -98,11 +100,14 @@ def draw_cube(axis, size, paths=(), corners=CORNERS, labels=None):
                       bbox=dict(fc="white", ec="none", pad=1.5))  # fmt: skip
     for z in CORNERS:
         edge = "#4a5568" if z in corners else "#cbd5e0"
+        if not labels:
+            axis.plot(*corner(z), "o", color=edge, ms=size, zorder=size)
+            continue
         box = dict(boxstyle="round,pad=0.3", fc="white", ec=edge, lw=size / 12)
         word = dict(size=size, ha="center", va="center", family="monospace", zorder=size)
         axis.text(*corner(z), "     ", bbox=box, **word)
         for place, v in enumerate(z):
-            color = edge if v == toy.MASK or z not in corners else PLACES[place]
+            color = edge if v == toy.MASK else PLACES[place]
             shown = ["  "] * place + ["_" if v == toy.MASK else str(v)] + ["  "] * (2 - place)
             axis.text(*corner(z), "".join(shown), color=color, weight="bold", **word)
     axis.set(xlim=(-1.4, 1.55), ylim=(-0.25, 3.25))
@@ -130,8 +135,8 @@ def cube():
 
     edges = {pair for path in paths.values() for pair in itertools.pairwise(path)}
     labels = {edge: f"{cost(exact, *edge):.2f}" for edge in edges}
-    figure = plt.figure(figsize=(8, 7.2))
-    grid = figure.add_gridspec(2, 30, height_ratios=(2.5, 1), hspace=0.04, wspace=0.05,
+    figure = plt.figure(figsize=(8, 6.8))
+    grid = figure.add_gridspec(2, 30, height_ratios=(2.7, 1), hspace=0.04, wspace=0.05,
                                left=0.01, right=0.99, top=0.99, bottom=0.085)  # fmt: skip
     axis = figure.add_subplot(grid[0, :18])
     draw_cube(axis, 12, labels=labels)
@@ -145,26 +150,26 @@ def cube():
     side.axis("off")
     side.set(xlim=(0, 1), ylim=(0, 1))
     side.text(0, 0.93, "The six paths, in nats", weight="bold", size=11)
-    side.text(0, 0.86, "order")
-    side.text(0.60, 0.86, "perfect", ha="right")
-    side.text(0.95, 0.86, "random", ha="right")
+    for x, head in ((0, "places in order"), (0.64, "perfect\nnetwork"), (0.97, "random\ntable")):
+        side.text(x, 0.84, head, ha="right" if x else "left", size=9, linespacing=1.1)
     for row, (order, path) in enumerate(paths.items()):
-        y = 0.79 - 0.07 * row
+        y = 0.77 - 0.07 * row
         for column, place in enumerate(order):
-            side.text(0.02 + 0.085 * column, y, str(place + 1), color=PLACES[place], weight="bold")
-        side.text(0.60, y, f"{total(exact, path):.3f}", ha="right")
-        side.text(0.95, y, f"{total(random, path):.3f}", ha="right")
+            name = ("1st", "2nd", "3rd")[place]
+            side.text(0.13 * column, y, name, color=PLACES[place], weight="bold", size=9)
+        side.text(0.64, y, f"{total(exact, path):.3f}", ha="right")
+        side.text(0.97, y, f"{total(random, path):.3f}", ha="right")
     both = (exact, random)
     chances = [np.mean([np.exp(-total(m, path)) for path in paths.values()]) for m in both]
     rows = {
         "mean: NELBO": [toy.exact_nelbo(m, TEXT) for m in both],
         "−log p(text)": -np.log(chances),
     }
-    side.plot([0, 0.97], [0.40, 0.40], color="0.6", lw=0.8)
+    side.plot([0, 0.97], [0.385, 0.385], color="0.6", lw=0.8)
     for row, (name, values) in enumerate(rows.items()):
         y = 0.34 - 0.07 * row
         side.text(0, y, name, size=10)
-        for x, value in zip((0.60, 0.95), values, strict=True):
+        for x, value in zip((0.64, 0.97), values, strict=True):
             side.text(x, y, f"{value:.3f}", ha="right", weight="bold")
     likeliest = p.argmax().item()
     for row, line in enumerate([
@@ -194,7 +199,7 @@ def cube():
     ]  # fmt: skip
     for column, (title, some, corners) in enumerate(pictures):
         axis = figure.add_subplot(grid[1, 6 * column : 6 * column + 6])
-        draw_cube(axis, 6.5, some, corners)
+        draw_cube(axis, 7, some, corners)
         if not some:
             bow = dict(arrowstyle="->", lw=2, color="#6b46c1", connectionstyle="arc3,rad=0.2")
             gap = np.array([0, 0.3])
@@ -203,25 +208,18 @@ def cube():
 
 
 def bound():
-    """The T-step bound against the entropy, exactly."""
+    """What the T-step bound is above the entropy, exactly."""
     p = toy.some_language()
     exact, pairs = toy.ExactDenoiser(p), list(zip(p.tolist(), toy.TEXTS, strict=True))
     values = [sum(q * toy.exact_nelbo_in_steps(exact, x, T) for q, x in pairs) for T in GRID]
-    plt.plot(GRID, values, "o-", label="bound with T steps")
-    entropy = -(p * p.log()).sum().item()
-    plt.axhline(entropy, color="k", ls=":", label="entropy of the language")
-    plt.gca().set(xscale="log", xlabel="T", ylabel="nats per text")
+    excess = np.array(values) + (p * p.log()).sum().item()
+    plt.plot(GRID, excess, "o-", label="bound with T steps, above the entropy")
+    plt.plot(GRID, excess[-1] * GRID[-1] / np.array(GRID), "k:", label="proportional to 1/T")
+    plt.gca().set(xscale="log", yscale="log", xlabel="T", ylabel="nats per text")
     plt.xticks(GRID, GRID)
+    plt.yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+    plt.minorticks_off()
     plt.legend()
-
-
-def steps():
-    """Total variation of the ancestral sampler, exactly."""
-    p = toy.some_language()
-    exact, truth = toy.ExactDenoiser(p), dict(zip(toy.TEXTS, p.tolist(), strict=True))
-    plt.plot(GRID, [toy.total_variation(toy.exact_sampler(exact, T), truth) for T in GRID], "o-")
-    plt.gca().set(xscale="log", yscale="log", xlabel="T", ylabel="total variation")
-    plt.xticks(GRID, GRID)
 
 
 def validation_tokens(model, tokenizer):
@@ -253,7 +251,7 @@ def gaps(path, n):
         "diffusion": model.head(model.features(z)[:, L // 2]).softmax(dim=-1),
         "twin": twin.head(twin.features(shifted)[:, L // 2]).softmax(dim=-1),
     }
-    _, axes = plt.subplots(4, 2, figsize=(8, 5.4), layout="constrained")
+    figure, axes = plt.subplots(4, 2, figsize=(8, 5.6), layout="constrained")
     for row in range(4):
         true, text = x[row, L // 2].item(), [tokenizer.show(i) for i in x[row].tolist()]
         before, after = "".join(text[L // 2 - 11 : L // 2]), "".join(text[L // 2 + 1 : L // 2 + 9])
@@ -264,59 +262,77 @@ def gaps(path, n):
             color = ["C0" if i == true else "0.8" for i in best.indices]
             axis.barh(range(5), best.values, color=color, tick_label=names)
             axis.invert_yaxis()
-            axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=())
+            axis.set(
+                xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "1/2", "1")[: 3 * (row == 3)]
+            )
             axis.tick_params("y", labelsize=8.5)
             axis.set_title(line if axis is axes[row, 0] else "", fontsize=8.5, loc="left")
-    for axis, (name, all_p) in zip(axes[-1], p.items(), strict=True):
-        nats = -all_p[torch.arange(len(x)), x[:, L // 2]].log()
-        error = nats.std() / len(nats) ** 0.5
-        side = "reads both sides" if name == "diffusion" else "reads what stands before"
-        axis.set_xlabel(f"{name}, {side}:\n{nats.mean():.1f} ± {error:.1f} nats (mean of {n} gaps)")
+    nats = {name: -all_p[torch.arange(n), x[:, L // 2]].log() for name, all_p in p.items()}
+
+    def mean(values):
+        return f"{values.mean():.1f} ± {values.std() / n**0.5:.1f} nats"
+
+    for axis, side in zip(axes[-1], ("reads both sides", "reads what stands before"), strict=True):
+        name = "diffusion" if axis is axes[-1, 0] else "twin"
+        axis.set_xlabel(f"probability\n{name}, {side}: {mean(nats[name])}")
+    figure.supxlabel(
+        f"mean cost of the author's word in {n} gaps; "
+        f"difference in the same gap: {mean(nats['twin'] - nats['diffusion'])}",
+        size=10,
+    )
 
 
 @torch.no_grad()
-def variance(path, repeats):
-    """How much four estimates of one batch's loss scatter, under a trained model."""
+def estimates(path, repeats):
+    """{name: estimates} of the loss of one batch under a trained model, made in four ways."""
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
     device, L, B = model.embedding.weight.device, model.config.context, 32
     tokens = validation_tokens(model, tokenizer)
     x = windows(tokens, np.linspace(0, len(tokens) - L, B).astype(int), L).to(device)
-    noise, luck = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    noise = torch.Generator().manual_seed(0)
 
     def by_t(t):
-        return diffusion.diffusion_loss(model, x, t.clamp_min(1e-4), generator=noise)
+        return diffusion.diffusion_loss(model, x, t, generator=noise)
 
     def by_k(k):
         return diffusion.nelbo(model, x, k, noise)
 
     estimators = {
         "random t": lambda: by_t(torch.rand(B, generator=noise)),
-        "low-discrepancy t": lambda: by_t(diffusion.low_discrepancy_t(B, noise)),
+        "spread t": lambda: by_t(diffusion.low_discrepancy_t(B, noise)),
         "random k": lambda: by_k(torch.randint(1, L + 1, (B,), generator=noise)),
         "spread k": lambda: by_k(diffusion.spread_mask_counts(B, L, noise)),
     }
-    values = {}
+    values = {name: [] for name in estimators}
     with autocast(device):
-        for name, estimate in estimators.items():
-            rounds = trange(repeats, desc=name, leave=False)
-            values[name] = np.array([estimate().mean().item() / L for _ in rounds])
+        for _ in trange(repeats, leave=False):
+            for name, estimate in estimators.items():
+                values[name].append(estimate().mean().item() / L)
+    return values
+
+
+def variance(path, repeats):
+    """How much four estimates of one batch's loss scatter."""
+    values, luck = estimates(path, repeats), np.random.default_rng(0)
+    values = {name: np.array(v) for name, v in values.items()}
     first = values["random t"]
     _, axis = plt.subplots(figsize=(8, 3), layout="constrained")
     for row, v in enumerate(values.values()):
         axis.plot(v, row + luck.uniform(-0.25, 0.25, len(v)), ".", alpha=0.5)
         again = luck.integers(len(v), size=(2, 1000, len(v)))  # the bootstrap
-        ratios = first[again[0]].var(axis=1) / v[again[1]].var(axis=1)
+        ratios = v[again[0]].var(axis=1) / first[again[1]].var(axis=1)
         low, high = np.quantile(ratios, (0.16, 0.84))
-        note = f"variance 1/{first.var() / v.var():.1f} of the first (1/{low:.1f} to 1/{high:.1f})"
-        axis.text(
-            1.0, row, note if row else "", size=9, va="center", transform=axis.get_yaxis_transform()
-        )
-    axis.set(yticks=range(4), yticklabels=list(values), xlabel="estimate, nats per token")
+        note = f"{v.mean():.2f} ± {v.std():.2f}"
+        if row:
+            note += f"\nvariance × {v.var() / first.var():.2f} ({low:.2f} to {high:.2f})"
+        axis.text(1.02, row, note, size=9, va="center", transform=axis.get_yaxis_transform())
+    axis.set(yticks=range(4), yticklabels=list(values))
+    axis.set_xlabel(f"nats per token, {len(first)} estimates; right: mean ± standard deviation")
     axis.invert_yaxis()
 
 
 def main():
-    figures = {f.__name__: f for f in (sixty, forward, cube, bound, steps, gaps, variance)}
+    figures = {f.__name__: f for f in (sixty, forward, cube, bound, gaps, variance)}
     parser = make_parser(__doc__)
     included = ROOT / "checkpoints" / "kjv.safetensors"
     parser.add_argument("--checkpoint", type=Path, default=included, help="(or the included one)")

@@ -103,8 +103,8 @@ def next_token_nats(model, x):
     """-log p(x) of the causal twin, from left to right, in nats. x: (B, L) -> (B,)"""
     start = torch.full_like(x[:, :1], model.mask_id)  # the mask marks the beginning
     h = model.features(torch.cat([start, x[:, :-1]], dim=1))  # (B, L, C) each sees what is before
-    logits = model.head(h).transpose(1, 2)  # (B, V - 1, L)
-    return F.cross_entropy(logits, x, reduction="none").sum(dim=1)
+    nats = F.cross_entropy(model.head(h).flatten(0, 1), x.flatten(), reduction="none")  # (B * L,)
+    return nats.view_as(x).sum(dim=1)
 
 
 def loss_in_nats(model, x, k, generator=None):
