@@ -4,9 +4,10 @@
     python run.py watch      install, and open the window with your newest model (or the one that
                              comes with the repository); takes sample_visual.py's options
     python run.py twin       install, run twin.ipynb: an autoregressive model to compare with
+    python run.py blocks     install, run blocks.ipynb: between the two, and texts of any length
     python run.py test       install, check the style, run the tests; takes pytest's options
     python run.py page       open the included model as a page in the browser; installs nothing
-    python run.py export     write the notebooks' code to mdlm/; the three first do so by themselves
+    python run.py export     write the notebooks' code to mdlm/; the first four do so by themselves
 
 An active virtual environment is used; if there is none, `.venv` is created beside this file.
 """
@@ -23,7 +24,11 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = {"all": ["train_model.ipynb", "sampling.ipynb"], "twin": ["twin.ipynb"]}
+COMMANDS = {
+    "all": ["train_model.ipynb", "sampling.ipynb"],
+    "twin": ["twin.ipynb"],
+    "blocks": ["blocks.ipynb"],
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -169,7 +174,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False, add_help=False,
     )  # fmt: skip
-    commands = ["all", "watch", "twin", "test", "page", "export"]
+    commands = ["all", "watch", "twin", "blocks", "test", "page", "export"]
     parser.add_argument("command", nargs="?", default="all", choices=commands)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()

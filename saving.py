@@ -45,9 +45,12 @@ def run_name(config, code):
     So no run overwrites another, and edited code is a new run.
     """
     identity = {name: value for name, value in asdict(config).items() if name not in NO_MATTER}
+    if not config.block:  # as before there was this setting: no run has to change its name
+        del identity["block"]
     identity |= {"corpus": Path(config.corpus).as_posix(), "code": code}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{Path(config.corpus).stem}-{digest[:6]}" + ("-twin" if config.causal else "")
+    kind = "-twin" if config.causal else "-blocks" if config.block else ""
+    return f"{Path(config.corpus).stem}-{digest[:6]}{kind}"
 
 
 @torch.no_grad()
@@ -118,6 +121,13 @@ def load_checkpoint(path, network, device=None):
     Raises UserError if it is missing, damaged, of another version, or of another network.
     """
     with checkpoint(path) as (file, header, config):
+        if config.block and not getattr(network, "in_blocks", False):
+            raise UserError(
+                f"it writes in blocks of {config.block} tokens: load it with BlockDenoiser, as "
+                "blocks.ipynb does"
+            )
+        if getattr(network, "in_blocks", False) and not config.block:
+            raise UserError("not trained for blocks: train one with --block 16, or blocks.ipynb")
         names = list(file.keys())
         if config.n_layers > len(names):  # a forged number must not make us build a giant
             raise UserError("damaged (it has fewer weights than its settings say)")
@@ -152,8 +162,8 @@ def newest_checkpoint(folder="checkpoints", twin=False):
 
     Raises UserError if there is none.
     """
-    paths = [p for p in Path(folder).glob("*.safetensors") if p.stem.endswith("-twin") == twin]
-    paths = [p for p in paths if p.stem != SUDOKU]
+    paths = [p for p in Path(folder).glob("*.safetensors") if not p.stem.endswith("-blocks")]
+    paths = [p for p in paths if p.stem.endswith("-twin") == twin and p.stem != SUDOKU]
     paths = [p for p in paths if p.stem not in INCLUDED] or paths
     if not paths:
         if twin:

@@ -25,6 +25,7 @@ class Config:
     qk_norm: bool = True  # normalise queries and keys
     time_conditioning: bool = False  # tell the network t as well (it can count the masks itself)
     causal: bool = False  # the autoregressive twin: every token sees only those before it
+    block: int = 0  # write in blocks of so many tokens, from left to right (0: the whole context)
     dropout: float = 0.0  # share of each layer's output zeroed at random, for texts read many times
     # the loss
     loss: str = "counts"  # draw a number of masks; "time": draw a time t, as in the paper
@@ -140,13 +141,24 @@ def check(config):
         if type(value) is not field.type:
             raise UserError(f"{field.name} must be {field.type.__name__}, not {value!r}")
         may_be_0 = field.name in (
-            "warmup", "weight_decay", "dropout", "ema", "seed", "short_windows", "rate_power"
+            "block", "warmup", "weight_decay", "dropout", "ema", "seed", "short_windows",
+            "rate_power",
         )  # fmt: skip
         if field.type in (int, float) and not (0 < value < 1e9 or (may_be_0 and value == 0)):
             least = "at least" if may_be_0 else "greater than"
             raise UserError(f"{field.name} must be {least} 0 and below 1e9, not {value}")
         if value not in CHOICES.get(field.name, [value]):
             raise UserError(f"no {field.name} {value!r}{nearest(value, CHOICES[field.name])}")
+    if config.block and config.context % config.block:
+        fits = max(n for n in range(1, config.block) if config.context % n == 0)
+        raise UserError(
+            f"block ({config.block}) must divide the context ({config.context}): try {fits}"
+        )
+    for name in ("causal", "time_conditioning", "activation_checkpointing"):
+        if config.block and getattr(config, name):
+            raise UserError(f"{name} is not for blocks: leave it out, or set block to 0")
+    if config.block and config.loss == "time":
+        raise UserError('blocks draw numbers of masks: set loss="counts", or block to 0')
     if config.causal and config.time_conditioning:
         raise UserError("time_conditioning is not for the twin (causal), which knows no time")
     if config.schedule != "linear" and config.loss != "time":

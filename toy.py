@@ -9,6 +9,7 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 
 from mdlm.diffusion import subs
 from settings import Config
@@ -176,3 +177,66 @@ def exact_groups(model, sizes, start=(MASK,) * L):
 def total_variation(one, other):
     """Half the sum of the absolute differences of two {text: probability}: 0 (same) to 1."""
     return sum(abs(one.get(x, 0.0) - other.get(x, 0.0)) for x in TEXTS) / 2
+
+
+# Blocks: the same tables, asked for one block at a time, with masks behind it.
+
+
+class BlockTable(TableDenoiser):
+    """A table as a denoiser of blocks, with the interface of `BlockDenoiser`: it reads by heart."""
+
+    def __init__(self, table, block):
+        super().__init__(table)
+        self.config = Config(context=6, block=block)  # all of a text's 3 tokens may be remembered
+
+    def read(self, x, past=None, start=0):
+        return x if past is None else torch.cat([past, x], dim=1)
+
+    def write(self, z, past=None, start=0):
+        text = F.pad(self.read(z, past), (0, L - start - z.shape[1]), value=MASK)  # (B, 3)
+        return super().features(text)[:, start : start + z.shape[1]]
+
+    def features(self, z, t=None, x=None):
+        starts = range(0, L, self.config.block)
+        parts = [self.write(z[:, a : a + self.config.block], x[:, :a], a) for a in starts]
+        return torch.cat(parts, dim=1)  # (B, 3, 3)
+
+
+def places_of_blocks(block):
+    """The places of each block of a text of 3 tokens, a list of ranges."""
+    return [range(start, min(L, start + block)) for start in range(0, L, block)]
+
+
+def exact_block_nelbo(model, x, block):
+    """The NELBO of the text x, in nats, if it is written in blocks of so many tokens."""
+    total = 0.0
+    for places in places_of_blocks(block):
+        for k in range(1, len(places) + 1):
+            ways = list(itertools.combinations(places, k))
+            for masked in ways:
+                hidden = {*masked, *range(places.stop, L)}
+                z = tuple(MASK if place in hidden else v for place, v in enumerate(x))
+                nats = -sum(model.table[z][place, x[place]].item() for place in masked)
+                total += nats / k / len(ways)
+    return total
+
+
+def exact_block_sampler(model, block):
+    """{text: probability} if blocks are written from left to right, each in random order."""
+    states = {(MASK,) * L: 1.0}
+    for places in places_of_blocks(block):
+        every, mixed = list(itertools.permutations(places)), {}
+        for order in every:
+            branch = states
+            for now in order:
+
+                def choices(z, now=now):
+                    p = model.table[z].exp().tolist()
+                    drawn = [(v, p[now][v]) for v in range(3)]
+                    return [drawn if place == now else [(z[place], 1.0)] for place in range(L)]
+
+                branch = all_branches(branch, choices)
+            for text, weight in branch.items():
+                mixed[text] = mixed.get(text, 0.0) + weight / len(every)
+        states = mixed
+    return states

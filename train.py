@@ -4,6 +4,7 @@
     python train.py --data my_novel.txt --steps 2000    your own text
     python train.py --preset cuda --batch-size 32 --accumulation 2
     python train.py --preset included --export checkpoints/kjv.safetensors
+    python train.py --block 16                          from left to right, in blocks of 16 tokens
     python train.py --compare                           all runs so far: curves, and what differs
     torchrun --nproc-per-node 2 train.py --accumulation 2              two GPUs share each batch
 
@@ -93,13 +94,16 @@ def export(run, path):
     import torch
 
     from compressors import bits_per_byte
+    from mdlm.blocks import block_nelbo
     from mdlm.training import evaluate
     from saving import save_checkpoint
 
     for p in run.model.parameters():
         p.data = p.data.bfloat16().float()
     tokens, passes = run.corpus.val, 1 if run.config.causal else 8
-    nats = evaluate(run.model, tokens, passes=passes)
+    nats = evaluate(
+        run.model, tokens, passes=passes, bound=block_nelbo if run.config.block else None
+    )
     bpb, error = (bits_per_byte(n, len(tokens), run.corpus.val_bytes) for n in nats)
     metadata = run.metadata() | dict(bpb=bpb, error=error)
     save_checkpoint(path, run.model, run.corpus.tokenizer, metadata, torch.bfloat16)
@@ -116,7 +120,8 @@ def main(argv=None):
             show_runs(arguments.folder)
             return 0
         if arguments.export:
-            ending = "-twin.safetensors" if config.causal else ".safetensors"
+            kind = "-twin" if config.causal else "-blocks" if config.block else ""
+            ending = f"{kind}.safetensors"
             if not arguments.export.endswith(ending):
                 raise UserError(f"--export {arguments.export}: its name must end with {ending}")
             check_writable(arguments.export)
@@ -156,12 +161,19 @@ def train_from(config, arguments, rank):
     import torch
 
     from corpus import prepare_corpus, windows
+    from mdlm.blocks import BlockDenoiser, block_nelbo, block_training_loss, sample_blocks
     from mdlm.diffusion import forward_process
     from mdlm.training import train, write_one_by_one
     from running import make_watch
 
     corpus, config = prepare_corpus(config)
-    watch = None
+    watch, network, write = None, {}, write_one_by_one
+    if config.block:
+        network = dict(network=BlockDenoiser, loss=block_training_loss, bound=block_nelbo)
+
+        def write(model, z, noise):
+            return sample_blocks(model, z, generator=noise).tokens
+
     if rank == 0:
         n = len(corpus.train)
         print(f"{config.corpus}: {n:,} tokens to train on, preset {arguments.preset}", flush=True)
@@ -169,8 +181,12 @@ def train_from(config, arguments, rank):
             x = windows(corpus.val, np.array([0]), min(24, config.context))
             noise = torch.Generator().manual_seed(1)
             z = forward_process(x, torch.tensor([0.6]), corpus.tokenizer.mask_id, noise)
-            watch = make_watch(corpus.tokenizer, z, write_one_by_one)
-    return train(config, corpus, arguments.folder, resume=not arguments.restart, watch=watch)
+            if config.block:  # what stands before a block has no masks
+                last = (x.shape[1] - 1) // config.block * config.block
+                z[:, :last] = x[:, :last]
+            watch = make_watch(corpus.tokenizer, z, write)
+    resume = not arguments.restart
+    return train(config, corpus, arguments.folder, resume=resume, watch=watch, **network)
 
 
 def show_runs(folder):

@@ -16,7 +16,7 @@ from toy import TEXTS, ExactDenoiser, some_language
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = [
-    *(f"{name} --smoke" for name in ("results", "samples", "sampling", "lengths")),
+    *(f"{name} --smoke" for name in ("results", "samples", "sampling", "lengths", "blocks")),
     *(f"{name} --smoke" for name in ("tokenizer", "training", "../img/figures")),
 ]
 

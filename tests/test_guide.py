@@ -134,7 +134,7 @@ def test_the_text_that_a_model_wrote_is_among_the_unedited_samples():
 def test_as_much_as_one_reads_in_an_afternoon():
     """Code, formulas on lines of their own and what is folded away do not count."""
     reading = re.sub(r"<details>.*?</details>|\$\$.*?\$\$", "", PROSE, flags=re.DOTALL)
-    assert len(reading.split()) <= 9500
+    assert len(reading.split()) <= 9700
 
 
 QUOTED = {  # figures that stand in a document, and in what it names as their source

@@ -24,6 +24,8 @@ SMALLER = {  # what a reader writes, and instead of what, in the cells that are 
     "    n_layers=None,": "    n_layers=2,",
     "    d_model=None,": "    d_model=64,",
     "    steps=None,": "    steps=12,",
+    "    steps=800,": "    steps=12, vocab_size=512,",
+    "    block=16,": "    block=8,",
     "    batch_size=None,": "    batch_size=8,",
     "steps = 128": "steps = 8",
     "comparison_steps = [8, 32]": "comparison_steps = [4]",
@@ -50,18 +52,20 @@ def test_the_commands_of_the_readme_run_what_stands_in_the_notebooks(edit, tmp_p
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     rest = dict(cwd=folder, env=environment, stderr=subprocess.STDOUT, text=True)
     out = ""
-    for command in ("all", "twin"):
+    for command in ("all", "twin", "blocks"):
         line = [sys.executable, "run.py", command, "--inside"]
         done = subprocess.run(line, stdout=subprocess.PIPE, **rest)
-        if command == "twin" and edit == "scale of scores":  # its cached sampler scores by itself
+        if command != "all" and edit == "scale of scores":  # their cached samplers score themselves
             assert done.returncode == 1
-            assert "edit step_with_cache in twin.ipynb, too" in done.stdout.splitlines()[-1]
+            what = {"twin": "step_with_cache", "blocks": "Layer"}[command]
+            assert f"edit {what} in {command}.ipynb, too" in done.stdout.splitlines()[-1]
             continue
         assert done.returncode == 0, done.stdout[-3000:]
         out += done.stdout
     assert ("exported from the notebooks" in out) == (edit != "none")
     assert (folder / "runs" / "samples.txt").read_text(encoding="utf-8").strip()
-    twin, path = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda p: -len(p.stem))
+    runs = {p.stem[len("part-") + 6 :]: p for p in (folder / "checkpoints").glob("*.safetensors")}
+    path, twin = runs[""], runs["-twin"]
     sampled = (folder / "runs" / "sampling.ipynb").read_text(encoding="utf-8")
     assert f"checkpoints/{path.name}" in sampled  # it took what was just trained
     metadata = read_metadata(path)[1]
@@ -72,7 +76,7 @@ def test_the_commands_of_the_readme_run_what_stands_in_the_notebooks(edit, tmp_p
     assert metadata["code"] == read_metadata(twin)[1]["code"] == exported
     assert (exported == code_digest(train)) == ("code" not in EDITS[edit][3])
     for name in NOTEBOOKS:  # and what was executed can be committed
-        if (name, edit) != ("twin.ipynb", "scale of scores"):
+        if edit != "scale of scores" or name not in ("twin.ipynb", "blocks.ipynb"):
             check_committed(folder / "runs" / name)
 
 
