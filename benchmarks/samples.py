@@ -69,8 +69,8 @@ A dozen tokens are masked and filled again, **in bold** (top-p 0.9).
 
 ## Whole texts, ancestral sampling, top-p 0.8
 
-Of the settings above that keep most of the variety, the one with the fewest words that are no words. The window and the page begin \
-with it.
+Of the settings above that keep most of the variety, the one with the fewest words that are no \
+words. The window and the page begin with it.
 
 {best}
 
