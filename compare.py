@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from files import UserError
-from saving import INCLUDED, read_metadata
+from saving import INCLUDED, SUDOKU, read_metadata
 
 COLUMNS = ("bits per byte", "minutes", "parameters")
 
@@ -16,6 +16,7 @@ def differences(folder="checkpoints"):
     letter for the same code), and the final figures. Raises UserError if there is no run.
     """
     paths = sorted(Path(folder).glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    paths = [path for path in paths if path.stem != SUDOKU]
     paths = [path for path in paths if path.stem not in INCLUDED] or paths
     rows, histories, codes = {}, {}, {}
     for path in paths:

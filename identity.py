@@ -16,7 +16,9 @@ from pathlib import Path
 
 from files import UserError
 
-NOTEBOOKS = ("train_model.ipynb", "sampling.ipynb", "twin.ipynb", "blocks.ipynb")
+NOTEBOOKS = (
+    "train_model.ipynb", "sampling.ipynb", "twin.ipynb", "blocks.ipynb", "sudoku.ipynb"
+)  # fmt: skip
 
 
 def code_digest(*roots):

@@ -129,3 +129,41 @@ def draw_predictions(tokenizer, p, x, places, n=5):
         axis.set(xlim=(0, 1), xlabel="probability")
         axis.set_title(f"place {place}: true {tokenizer.show(int(x[place]))!r}", fontsize=9)
     plt.show()
+
+
+def draw_sudoku(axis, tokens, box, given=None, p=None, true=None):
+    """One grid: givens in bold, and in every empty cell each digit as large as it is probable.
+
+    tokens: (L,) ids, of which those of the digits 1 to 9 are shown; box: (height, width) of a box;
+    given: (L,) bool; p: (L, size) probabilities for the empty cells; true: (L,) right ids, and what
+    differs is red.
+    """
+    height, width = box
+    size = height * width
+    axis.set(xlim=(0, size), ylim=(size, 0), xticks=[], yticks=[], aspect="equal")
+    axis.spines[:].set_visible(False)
+    axis.grid(False)
+    for i in range(size + 1):
+        axis.plot([0, size], [i, i], color="0.2", lw=2 if i % height == 0 else 0.5)
+        axis.plot([i, i], [0, size], color="0.2", lw=2 if i % width == 0 else 0.5)
+    scale = axis.get_window_extent().height / axis.figure.dpi * 72 / size  # points a cell
+    for cell, token in enumerate(map(int, tokens)):
+        y, x = divmod(cell, size)
+        center = dict(ha="center", va="center_baseline")
+        if ord("1") <= token <= ord("9"):
+            bold = given is not None and bool(given[cell])
+            color = "black" if bold else "C0"
+            if true is not None and token != int(true[cell]):
+                color = "C3"
+            axis.text(
+                x + 0.5, y + 0.5, chr(token), color=color, fontsize=0.6 * scale,
+                fontweight="bold" if bold else "normal", **center,
+            )  # fmt: skip
+        elif p is not None:
+            for digit, chance in enumerate(p[cell].tolist()):
+                row, column = divmod(digit, width)
+                if chance > 0.01:
+                    axis.text(
+                        x + (column + 0.5) / width, y + (row + 0.5) / height, str(digit + 1),
+                        color="0.4", fontsize=scale * 0.4 * chance**0.4, **center,
+                    )  # fmt: skip

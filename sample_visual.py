@@ -3,11 +3,13 @@
     python sample_visual.py                              a window, with your newest checkpoint
     python sample_visual.py --prompt "God made ____."    each _ is a mask to fill (\\_ is none)
     python sample_visual.py --text                       in the terminal instead
-    python sample_visual.py --save out.gif               a file instead (.gif, .mp4)
+    python sample_visual.py --save out.gif               a file instead
     python sample_visual.py --save out.png --view order  six moments on one sheet
     python sample_visual.py --race                       against the autoregressive twin
+    python sample_visual.py --compare steps=8            beside a run with another setting
+    python sample_visual.py --sudoku                     a grid, with a network that knows all grids
 
-In the window, H shows every key; whatever has a key can be clicked as well. Its parts are in
+In the window, F1 shows every key; whatever has a key can be clicked as well. Its parts are in
 visual/. In a notebook, `visual.files.show_inline` shows a `Trajectory` as an animation.
 """
 
@@ -16,15 +18,17 @@ import os
 import re
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from math import isqrt
 from pathlib import Path
 
-from files import UserError, use_utf8
+from files import UserError, check_writable, use_utf8
 from visual.colors import THEMES
 from visual.controls import VIEWS, State
-from visual.files import OUTPUTS, check_output, save
-from visual.record import SAMPLERS, Settings
+from visual.files import OUTPUTS, save
+from visual.record import SAMPLERS, Settings, leftwards
+from visual.sudoku import BOXES, perfect, puzzle
 from visual.terminal import play_in_terminal
 from visual.window import find_display, open_window, show
 from visual.worker import Worker
@@ -32,7 +36,7 @@ from visual.worker import Worker
 HERE = Path(__file__).resolve().parent
 
 # What is shown unless something else is asked for: settings at which the model is at its best.
-DEFAULTS = dict(steps=128, temperature=1.0, top_p=0.9, sampler="ancestral", seed=1, length=112)
+DEFAULTS = dict(steps=128, temperature=1.0, top_p=0.8, sampler="ancestral", seed=1, length=112)
 PROMPTS = {"kjv": "And God said", "shakespeare": "First Citizen:"}  # of the corpora with a name
 
 
@@ -53,7 +57,11 @@ def parse_arguments(argv=None):
     run.add_argument(
         "--length", type=int, help="in tokens, up to the model's context (%(default)s)"
     )
+    run.add_argument("--sudoku", action="store_true", help="a grid instead of a text")
     run.add_argument("--race", nargs="?", const="", metavar="TWIN", help="against its GPT twin")
+    run.add_argument(
+        "--compare", action="append", metavar="NAME=VALUE", help="beside a run with this setting"
+    )
     parser.set_defaults(**DEFAULTS)
     shown = parser.add_argument_group("what it looks like")
     shown.add_argument("--view", choices=VIEWS, default="text")
@@ -76,31 +84,74 @@ def check_arguments(arguments):
         raise UserError(f"--at must be from 0 to 1, not {arguments.at}")
     if arguments.frames < 1:
         raise UserError(f"--frames must be at least 1, not {arguments.frames}")
+    if arguments.sudoku and arguments.text:
+        raise UserError("a grid needs the window, or --save")
     if arguments.save:
-        check_output(arguments.save)
+        if Path(arguments.save).suffix.lower() not in OUTPUTS:
+            raise UserError(f"{arguments.save}: the name must end with {' or '.join(OUTPUTS)}")
+        check_writable(arguments.save)
     elif not arguments.text:
         find_display()
     return int(size[1]), int(size[2])
 
 
+def changed(settings, changes):
+    """The settings with changes such as "steps=8". Raises UserError for what is none."""
+    kinds = {field.name: type(field.default) for field in fields(Settings)[:-1]}  # not the grid
+    for change in changes or ():
+        name, _, value = change.partition("=")
+        name = name.strip().replace("-", "_")
+        try:
+            settings = replace(settings, **{name: kinds[name](value)})
+        except (KeyError, ValueError):
+            names = ", ".join(kinds).replace("_", "-")
+            raise UserError(f"--compare {change}: not like steps=8; there are {names}") from None
+    if settings.sampler not in SAMPLERS:
+        raise UserError(f"--compare: the sampler must be one of {', '.join(SAMPLERS)}")
+    return settings
+
+
+def for_grid(settings, model):
+    """The settings, for a network whose texts are grids. Raises UserError if they are not."""
+    size = isqrt(model.config.context)
+    if size not in BOXES or size**2 != model.config.context or model.config.causal:
+        raise UserError("--sudoku: this model was not trained on grids; without one it works, too")
+    top_p = 1.0 if settings.top_p == DEFAULTS["top_p"] else settings.top_p  # no digit is left out
+    return replace(settings, grid=size, length=size**2, top_p=top_p)
+
+
 def load(arguments, settings):
-    """What a `Worker` needs: (model, tokenizer, title, twin or None, settings that fit them)."""
+    """What a `Worker` needs: (model, tokenizer, title, twin or None, settings that fit them,
+    perhaps those of a second run)."""
     # here, as it takes seconds, and may raise UserError
     from mdlm.model import DiffusionTransformer
     from saving import load_checkpoint, newest_checkpoint
     from visual.sampler import begin, write
 
-    path = arguments.checkpoint or newest_checkpoint(arguments.folder)
-    model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
+    if arguments.sudoku and not arguments.checkpoint:
+        from mdlm.sudoku import TOKENIZER as tokenizer
+
+        model, title = perfect(), "Sudoku: the network that knows all grids"
+    else:
+        path = arguments.checkpoint or newest_checkpoint(arguments.folder)
+        model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
+        parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
+        print(f"{path}: {parameters}", flush=True)
+        title = f"{Path(path).stem}: {parameters}, trained on {Path(model.config.corpus).name}"
+    prompt = PROMPTS.get(model.config.corpus, "")
+    if arguments.sudoku:
+        settings = for_grid(settings, model)
+        prompt = puzzle(settings.seed) if settings.grid == 6 else ""
     config, twin = model.config, None
-    parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
-    print(f"{path}: {parameters}", flush=True)
-    title = f"{Path(path).stem}: {parameters}, trained on {Path(config.corpus).name}"
     if settings.prompt is None:
-        settings = replace(settings, prompt=PROMPTS.get(config.corpus, ""))
+        settings = replace(settings, prompt=prompt)
     if settings.length == DEFAULTS["length"]:
         settings = replace(settings, length=min(settings.length, config.context))
-    begin(model, tokenizer, settings)  # raises UserError if they make no sense
+    runs = [settings] + [changed(settings, arguments.compare)] * bool(arguments.compare)
+    for each in runs:  # raises UserError if they make no sense
+        begin(model, tokenizer, each)
+    if leftwards(tokenizer) and not arguments.text:
+        raise UserError("this text is read from right to left, which only --text can show")
     if arguments.race is not None:
         path = arguments.race or newest_checkpoint(arguments.folder, twin=True)
         twin, its_tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
@@ -113,7 +164,7 @@ def load(arguments, settings):
             )
         for racer in (model, twin):  # a first run is slower: the clock should not count that
             write(racer, begin(racer, tokenizer, replace(settings, steps=4)))
-    return model, tokenizer, title, twin, settings
+    return model, tokenizer, title, twin, *runs
 
 
 def run(arguments):
@@ -122,6 +173,7 @@ def run(arguments):
     settings = Settings(
         prompt=arguments.prompt, **{name: getattr(arguments, name) for name in DEFAULTS}
     )
+    changed(settings, arguments.compare)  # a mistake is said at once
     worker = Worker(partial(load, arguments), settings)
     state = State(
         settings=replace(settings, prompt=""),

@@ -30,6 +30,7 @@ DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
     safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError,
     RecursionError, AttributeError,
 )  # fmt: skip
+SUDOKU = "sudoku"  # the included model of grids, which writes no text
 INCLUDED = ("kjv", "kjv-twin")  # a `git pull` makes them new, but nobody has just trained them
 NO_MATTER = ("eval_every", "save_every", "compile", "activation_checkpointing")
 ANOTHER_NETWORK = (
@@ -162,7 +163,7 @@ def newest_checkpoint(folder="checkpoints", twin=False):
     Raises UserError if there is none.
     """
     paths = [p for p in Path(folder).glob("*.safetensors") if not p.stem.endswith("-blocks")]
-    paths = [p for p in paths if p.stem.endswith("-twin") == twin]
+    paths = [p for p in paths if p.stem.endswith("-twin") == twin and p.stem != SUDOKU]
     paths = [p for p in paths if p.stem not in INCLUDED] or paths
     if not paths:
         if twin:

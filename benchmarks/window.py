@@ -53,6 +53,8 @@ def shown(window, worker, state, settled):
         while not marks or marks[-1][0] < marks[0][0] + settled:
             time.sleep(0.01)
             if worker.lanes[0].done and worker.lanes[0].rows[-2].bits is not None:
+                if not marks:  # to the end of the replay: from now on nothing moves
+                    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_END, mod=0))
                 marks.append(clocks())
         pygame.event.post(pygame.event.Event(pygame.QUIT))
 

@@ -76,3 +76,13 @@ def correct(model, z, n, generator):
     z: (B, L) without masks. Each row has its own place. Returns a new (B, L).
     """
     raise NotImplementedError
+
+
+def shuffled(x, generator):
+    """9. Another Sudoku grid made from one. x: (81,) tokens, ord("1") to ord("9"), row by row.
+
+    Everything that keeps the rules and needs no search, each at random: rows change places within
+    their band of three, bands change places, so do columns and stacks, and the digits are renamed.
+    Returns (81,), and leaves x as it is.
+    """
+    raise NotImplementedError

@@ -70,3 +70,13 @@ def correct(model, z, n, generator):
         u = torch.rand(z.shape, generator=generator, dtype=torch.float64)
         fill(model, z, where, 1 - 1 / z.shape[1], u)
     return z
+
+
+def shuffled(x, generator):
+    grid = x.view(9, 9)
+    for _ in range(2):  # rows, then columns
+        bands = torch.rand(3, generator=generator).argsort()
+        rows = 3 * bands[:, None] + torch.rand(3, 3, generator=generator).argsort(dim=1)
+        grid = grid[rows.flatten()].T
+    name = torch.randperm(9, generator=generator)
+    return ord("1") + name[grid.flatten() - ord("1")]

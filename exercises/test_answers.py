@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from exercises import exercises
+from mdlm.sudoku import is_valid
 from settings import Config
 from toy import (
     MASK,
@@ -219,3 +220,19 @@ def test_8_correct(answers):
     assert (third > N / L / 20).all()  # and by chance, not row by row
     assert distance(texts, JOINT) > 200
     assert distance(answers.correct(MODEL, texts, 60, noise()), JOINT) < 55
+
+
+def test_9_shuffled(answers):
+    row, column = torch.arange(9)[:, None], torch.arange(9)
+    grid = ((3 * row + row // 3 + column) % 9 + ord("1")).flatten()
+    before, generator = grid.clone(), noise()
+    made = torch.stack([answers.shuffled(grid, generator) for _ in range(400)])
+    assert torch.equal(grid, before) and is_valid(made).all()
+    assert torch.equal(made[0], answers.shuffled(grid, noise()))  # repeatable
+    assert made[:, 0].unique().tolist() == [*range(ord("1"), ord("9") + 1)]
+    # renamed so that the first row is 1 to 9: hardly two of them are the same
+    name = (made[:, :9] - ord("1")).argsort(dim=1)  # (400, 9) digit -> its column in row 1
+    plain = name.gather(1, made - ord("1"))
+    assert len(plain.unique(dim=0)) > 390
+    for unit in (0, 40, 80):  # and every cell gets every digit
+        assert len(made[:, unit].unique()) == 9

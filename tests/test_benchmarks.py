@@ -40,7 +40,7 @@ def test_benchmarks_run(start, command):
     start(command)
 
 
-@pytest.mark.parametrize("name", ["busy", "data_limited", "quality"])
+@pytest.mark.parametrize("name", ["busy", "data_limited", "quality", "sudoku"])
 def test_benchmarks_that_change_the_package_or_start_processes_run(name):
     subprocess.run([sys.executable, str(FOLDER / f"{name}.py"), "--smoke"], check=True)
 

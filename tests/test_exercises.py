@@ -25,6 +25,8 @@ MISTAKES = [  # which test finds it, what stands in solutions.py, and what is wr
      "range(1 if start else steps)"),
     ("test_8_correct", "place = torch.randint(z.shape[1], (len(z),), generator=generator)",
      "place = 0"),
+    ("test_9_shuffled", "grid[rows.flatten()].T", "grid[rows.flatten()]"),
+    ("test_9_shuffled", "3 * bands[:, None] +", "3 * bands +"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 
-import imageio_ffmpeg
 import numpy as np
 import pygame
 import pytest
@@ -27,6 +26,8 @@ from bpe_tokenizer import BPETokenizer
 from conftest import make_model
 from files import UserError
 from mdlm.model import DiffusionTransformer
+from mdlm.sudoku import TOKENIZER as BYTES
+from mdlm.sudoku import is_valid
 from saving import save_checkpoint
 from visual.colors import THEMES, mix, probability_color, readable_on, viridis
 from visual.controls import (
@@ -37,11 +38,10 @@ from visual.controls import (
     VIEWS,
     State,
     advance,
-    card_commands,
     handle,
     on_event,
 )
-from visual.drawing import Fonts, font_paths
+from visual.drawing import Canvas, Fonts, font_paths
 from visual.field import Field
 from visual.files import pictures, save, show_inline
 from visual.items import Layout, glide, visible
@@ -59,7 +59,8 @@ from visual.record import (
     rivals,
 )
 from visual.sampler import RIVALS, begin, continued, corrupted, examples, parse_prompt, write
-from visual.terminal import play_in_terminal, text_frame
+from visual.sudoku import CONTRADICTION, perfect, puzzle, solutions
+from visual.terminal import frame, play_in_terminal
 from visual.typesetting import FADE, appearance, break_lines, in_text
 from visual.window import find_display, obey, open_window, show
 from visual.worker import Worker, waiting
@@ -103,6 +104,10 @@ class Ruler:
 RULER = Ruler()
 
 
+class MadeUp:
+    """What no network said."""
+
+
 def made_up(tokens, n_steps=8, seed=0, step=None):
     """A record of tokens, texts or bytes, that no model wrote; with predictions."""
     noise, L = np.random.default_rng(seed), len(tokens)
@@ -114,8 +119,9 @@ def made_up(tokens, n_steps=8, seed=0, step=None):
     for n in np.unique([0, *step]):
         text = np.where(step <= n, np.arange(L), MASKED)
         record.add(text, n / n_steps, 1 - n / n_steps, n, noise.random(L))
-        look = SimpleNamespace(best=(best, chances), rivals=lambda m: [(int(best[m]), chances[m])])
-        record.rows[-1].look = look
+        record.rows[-1].look = MadeUp()
+        record.rows[-1].look.best = best, chances
+        record.rows[-1].look.rivals = lambda m: [(int(best[m]), chances[m])]
     return record
 
 
@@ -250,11 +256,12 @@ TOKENS = st.lists(ODD_PIECES, min_size=1, max_size=40)
 
 def check_layout(page, size):
     """Nothing is outside of the window, and nothing overlaps what it should not."""
-    for item in page.items + page.overlay:
+    for item in page.items:
         assert item.x >= -0.01 and item.x + item.w <= size[0] + 0.01, item
         assert item.y >= -0.01 and item.y + item.h <= size[1] + 0.01, item
         assert "\n" not in item.text
-    for items in (anchors(page), [item for item in page.items if item.kind == "text"]):
+    under = [*page.rows, *(item for word in page.words for item in word)]
+    for items in (anchors(page), [item for item in under if item.kind == "text"]):
         for n, a in enumerate(items):
             for b in items[n + 1 :]:
                 wide = min(a.x + a.w, b.x + b.w) - max(a.x, b.x)
@@ -263,10 +270,10 @@ def check_layout(page, size):
 
 
 def anchors(page):
-    return [item for item in page.items if item.anchor]
+    return [word[0] for word in page.words]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(TOKENS, st.integers(200, 1700), st.integers(200, 1100), st.data())
 def test_nothing_overlaps_and_nothing_is_outside(tokens, width, height, data):
     lanes, size = [made_up(tokens)], (width, height)
@@ -279,7 +286,7 @@ def test_nothing_overlaps_and_nothing_is_outside(tokens, width, height, data):
     check_layout(page, size)
     again = lay_out(lanes, replace(state, view="text", theme="light"), size, RULER)
     assert [a[1:5] for a in anchors(page)] == [a[1:5] for a in anchors(again)]  # in all views
-    commands = {item.command.partition(" ")[0] for item in page.items}
+    commands = {item.command.partition(" ")[0] for item in page.rows}
     assert state.controls or commands <= {"", "view", "timeline"}
     if min(size) > 600:  # all the text is there
         shown = {item.token for item in page.items} - {None}
@@ -327,20 +334,7 @@ def test_words_glide_to_their_places():
     assert glide(a, b, 1 / 60, 1) == (b, False) == glide(None, b, 1 / 60, 500)  # farther: at once
 
 
-def test_hebrew_and_arabic_read_from_right_to_left():
-    spots, _ = break_lines([" אב", " גד", " ab", " cd", " 12", None], 500, RULER, 10, rtl=True)
-    x = [spot.x for spot in spots]
-    assert x[0] > x[1] > x[3] > x[2] and x[0] + spots[0].w == 500  # the English in its own order
-    assert x[5] < x[4]  # a mask is read after what comes before it
-    spots, _ = break_lines(["ab", " אב", " גד", " cd"], 500, RULER, 10)
-    assert [spot.token for spot in sorted(spots, key=lambda spot: spot.x)] == [0, 2, 1, 3]
-    hebrew = made_up([" שלום", "עולם", " a"])
-    assert hebrew.leftwards and not made_up([" ab", " cd", " שלום"]).leftwards
-    joined = [spot.text for spot in break_lines([" سل", "ام", " و"], 500, RULER, 10, rtl=True)[0]]
-    assert joined == ["سل\u200d", "\u200dام", "و"]  # the letters are joined across tokens
-
-
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(TOKENS, st.integers(1, 400), st.integers(9, 30))
 def test_lines_hold_the_whole_text_in_order(tokens, width, size):
     spots, n_lines = break_lines(tokens, width, RULER, size)
@@ -349,8 +343,8 @@ def test_lines_hold_the_whole_text_in_order(tokens, width, size):
     assert all(spot.x + spot.w <= width + 1e-6 for spot in spots)
     for i, piece in enumerate(tokens):
         text = "".join(spot.text for spot in spots if spot.token == i)
-        text, piece = (re.sub("[◌\u200d]", "", part) for part in (text, visible(piece)))
-        cut = RULER.width(piece + "◌\u200d\u200d", size) > width
+        text, piece = (part.replace("◌", "") for part in (text, visible(piece)))
+        cut = RULER.width(piece + "◌", size) > width
         assert cut or text in (piece, piece[1:])
 
 
@@ -370,7 +364,7 @@ def test_help_live_runs_prompts_and_messages_fit(size):
         State(prompt=Field("a " * 2**17 + "end", 2**18 + 3, 5)),
         State(prompt=Field("ab", 1)),
     ]
-    states += [State(message="m" * 300, speed=0.125), State(busy="b" * 300, view="prediction")]
+    states += [State(message="m" * 300), State(busy="b" * 300, view="prediction")]
     fresh = begin(MODEL, TOKENIZER, ASKED, "t" * 200)
     for state in states:
         for shown in (RECORD, fresh, waiting(40)):
@@ -413,25 +407,25 @@ def test_colours_can_be_read(theme):
 def test_tokens_show_what_happened():
     i = int(RECORD.rows[-1].since.argmax())
     token = RECORD.rows[0].look.best[0][-1]
-    mask = RECORD.masked(0) - 1
     last = int(np.flatnonzero(RECORD.rows[0].text == MASKED)[-1])
-    shown = appearance(RECORD, 0, last, 0, "prediction", DARK, mask)
+    shown = appearance(RECORD, 0, 0, "prediction", DARK)[last]
     assert shown[0] == in_text(TOKENIZER.show(int(token)))
-    assert appearance(RECORD, 0, i, 0, "text", DARK, 0)[::2] == (None, DARK.mask)
+    assert appearance(RECORD, 0, 0, "text", DARK)[i][::2] == (None, DARK.mask)
+    end = {view: appearance(RECORD, LAST, END, view, DARK) for view in VIEWS}
     for i, since in enumerate(RECORD.rows[-1].since):
-        _, ink, paper = appearance(RECORD, LAST, i, END, "text", DARK)
+        _, ink, paper = end["text"][i]
         assert paper is None  # nothing glows at the end
         probability = RECORD.rows[-1].probability[i]
         assert ink == (probability_color(probability, DARK) if since else DARK.ink)
         if since:
             time, n = RECORD.rows[since].time, int(since)
-            assert appearance(RECORD, n, i, time, "text", DARK)[2] not in (None, DARK.mask)
-            assert appearance(RECORD, LAST, i, END, "order", DARK)[2] == viridis(time)
-            glow = appearance(RECORD, n, i, time + FADE / 2, "text", DARK)[2]
+            assert appearance(RECORD, n, time, "text", DARK)[i][2] not in (None, DARK.mask)
+            assert end["order"][i][2] == viridis(time)
+            glow = appearance(RECORD, n, time + FADE / 2, "text", DARK)[i][2]
             assert glow == mix(DARK.page, DARK.accent, 0.55 / 4)
     taken = made_up([" one", " two"], step=[1, 2])
     taken.add(np.array([MASKED, 1]), 0.5, 0.5)  # a mask again: that is seen, too
-    glows = [appearance(taken, 3, 0, at, "text", DARK, 0)[2] for at in (0.5, 0.52, 0.6)]
+    glows = [appearance(taken, 3, at, "text", DARK)[0][2] for at in (0.5, 0.52, 0.6)]
     assert glows[2] == DARK.mask and glows[0] != glows[1] != glows[2]
 
 
@@ -440,6 +434,8 @@ def test_tokens_show_what_happened():
 
 def press(name, mod=0):
     """A key; one that types a character comes as a text."""
+    if name.startswith("Ctrl+"):
+        name, mod = name[5:], pygame.KMOD_CTRL
     if len(name) == 1 and not mod:
         return pygame.event.Event(pygame.TEXTINPUT, text=name)
     return pygame.event.Event(pygame.KEYDOWN, key=pygame.key.key_code(name.lower()), mod=mod)
@@ -454,7 +450,7 @@ LANES = [RECORD]
 
 def after(state, *events, page=None):
     for event in events:
-        state = on_event(event, state, page or Layout([], []), LANES)
+        state = on_event(event, state, page or Layout([], [], []), LANES)
     return state
 
 
@@ -474,28 +470,27 @@ def test_every_key(window):
     before, later = RECORD.rows[n - 1].time, RECORD.rows[n + 1].time
     cases = {
         "Space": dict(playing=True), "Right": dict(at=later), "Left": dict(at=before),
-        "Home": dict(at=0.0), "End": dict(at=END), ",": dict(speed=0.5), ".": dict(speed=2.0),
+        "Home": dict(at=0.0), "End": dict(at=END),
         "1": {}, "2": dict(view="order"), "3": dict(view="prediction"), "Up": dict(picked=5),
         "Down": dict(picked=1), "+": dict(settings=replace(ASKED, steps=48)),
         "=": dict(settings=replace(ASKED, steps=48)), "Return": dict(request="run"),
         "-": dict(settings=replace(ASKED, steps=12)), "Enter": dict(request="run"),
-        "n": dict(request="new", settings=replace(ASKED, seed=2)), "t": dict(theme="light"),
-        "h": dict(help=True), "?": dict(help=True), "Escape": {}, "q": dict(request="quit"),
-        "p": dict(prompt=Field(ASKED.prompt, 13, 13)), "z": {}, "F11": dict(request="fullscreen"),
-        "]": dict(selected={0}), "[": dict(selected={0}), "a": dict(head=0),
-        "e": dict(request="erase", settings=replace(ASKED, seed=2)), "u": dict(request="undo"),
-        "b": dict(request="branch", settings=replace(ASKED, seed=2)), "c": dict(request="compare"),
-        "x": dict(request="corrupt", settings=replace(ASKED, seed=2)), "s": dict(request="picture"),
-        "g": dict(request="animation"), "f": dict(request="fullscreen"),
+        "Ctrl+N": dict(request="new", settings=replace(ASKED, seed=2)),
+        "Ctrl+T": dict(theme="light"), "F1": dict(help=True), "?": dict(help=True), "Escape": {},
+        "Ctrl+Q": dict(request="quit"), "Tab": dict(prompt=Field(ASKED.prompt, 13, 13)),
+        "Ctrl+A": dict(head=0),
+        "Ctrl+Z": dict(request="undo"), "Ctrl+C": dict(request="copy"),
+        "Ctrl+B": dict(request="branch", settings=replace(ASKED, seed=2)),
+        "Ctrl+D": dict(request="compare"), "Ctrl+S": dict(request="picture"),
+        "Ctrl+R": dict(request="corrupt", settings=replace(ASKED, seed=2)),
+        "Ctrl+G": dict(request="animation"), "F11": dict(request="fullscreen"),
         "Delete": dict(request="erase", settings=replace(ASKED, seed=2)),
+        "Backspace": dict(request="erase", settings=replace(ASKED, seed=2)),
     }  # fmt: skip
     for name, change in cases.items():
         assert replace(after(s, press(name)), message="") == replace(s, **change), name
     assert after(s, press("+")).message == "next run: steps 48"  # where there is no room for it
-    for name, request in (("C", "copy"), ("Z", "undo")):
-        assert after(s, press(name, mod=pygame.KMOD_CTRL)).request == request
-        cases["Ctrl+" + name] = {}
-    assert set(KEYS) <= {name.upper() if len(name) == 1 else name for name in cases}
+    assert set(KEYS) <= set(cases)
     assert after(s, press("n", mod=pygame.KMOD_SHIFT)) == s  # it counts when it comes as a text
     assert after(replace(s, help=True), press("Escape")) == s
     assert after(s, pygame.event.Event(pygame.QUIT)).request == "quit"
@@ -504,10 +499,11 @@ def test_every_key(window):
 
 
 def test_typing_a_prompt(window):
-    s = State(settings=replace(ASKED, prompt=""))
-    s = after(s, *map(press, "ppéq "))
-    assert s.prompt.text == "péq " and s.request == ""
-    assert after(s, press("Escape")).prompt is None
+    s = State(settings=ASKED, help=True)
+    s = after(s, *map(press, "péq "))  # whoever types begins another prompt, and commands nothing
+    assert s == State(settings=ASKED, prompt=Field("péq ", 4, 4))
+    assert after(s, press("Escape")) == after(s, press("Tab")) == State(settings=ASKED)
+    assert after(State(), press("_")).prompt.text == "_" and after(State(), press(" ")) == State()
     pygame.scrap.put_text("a b\n")
     paste = press("v", mod=pygame.KMOD_SHIFT), press("v", mod=pygame.KMOD_CTRL)
     s = after(s, press("Backspace"), *paste, press("_"))
@@ -517,6 +513,8 @@ def test_typing_a_prompt(window):
     assert all_cut.prompt == Field() and pygame.scrap.get_text() == "péqa b_"
     s = after(s, press("Left", mod=control), press("Left", mod=control | shift), press("Delete"))
     assert s.prompt.text == "b_" and s.prompt.caret == 0
+    started = after(State(), pygame.event.Event(pygame.TEXTEDITING, text="に", start=0, length=1))
+    assert started.prompt == Field(composing="に")
     composing = after(s, pygame.event.Event(pygame.TEXTEDITING, text="に", start=0, length=1))
     assert composing.prompt.composing == "に" and after(composing, press("Return")) == composing
     s = after(composing, press("日本"[0]), press("End"), press("Backspace"), press("Return"))
@@ -541,8 +539,8 @@ def test_the_mouse_reaches_everything(size):
     page = lay_out(LANES, s, size, RULER)
     items = {item.command: item for item in page.items if item.command}
     line = items.pop("timeline")
-    wanted = {"play", "step 1", "step -1", "theme", "help", "run", "new", "prompt", "speed 2"}
-    wanted |= {"speed 0.5"} | {f"view {view}" for view in VIEWS}
+    wanted = {"play", "step 1", "step -1", "theme", "help", "run", "new", "prompt"}
+    wanted |= {f"view {view}" for view in VIEWS}
     wanted |= set(REQUESTS)
     wanted |= {f"{verb} {name}" for verb in ("less", "more") for name in CHOICES}
     assert set(items) == wanted
@@ -614,8 +612,7 @@ def test_a_run_plays_to_its_end_and_starts_again():
     for _ in range(9 * 60):
         s = advance(s, LANES, 1 / 60)
     assert s.at == END and not s.playing and not s.touring
-    fast = advance(State(speed=2.0), LANES, 1.0)
-    assert fast.at == 2 * advance(State(), LANES, 1.0).at > 0
+    assert advance(State(), LANES, 2.0).at == 2 * advance(State(), LANES, 1.0).at > 0
     again = handle(s, "play", LANES)
     assert again.playing and again.at == 0
     half = replace(RECORD, rows=RECORD.rows[:9], done=False)  # while it is sampled
@@ -651,10 +648,8 @@ def test_the_window_samples_and_plays_and_draws_only_what_has_changed(window, tw
     assert worker.lanes[0].masked(0) == 40  # something to see at once
     state = State(view="prediction", playing=False, at=END)
     state = show_until(window, worker, state, lambda: worker.lanes[-1].done and not worker.busy)
-    assert (
-        state.settings == ASKED
-        and [lane.causal for lane in worker.lanes] == [False, True][: 1 + bool(twin)]
-    )
+    assert state.settings == ASKED
+    assert [lane.causal for lane in worker.lanes] == [False, True][: 1 + bool(twin)]
     assert worker.lanes[0].title == "title" and all(lane.done for lane in worker.lanes)
     assert state.message == "" and state.playing and state.at < END
     monkeypatch.setattr("visual.window.lay_out", lambda *a: drawn.append(a) or lay_out(*a))
@@ -684,8 +679,8 @@ def test_a_new_run_and_a_failure_interrupt_sampling_but_an_impossible_run_does_n
     impossible = State(settings=asked, request="run")
     started = lambda: len(worker.lanes[0].rows) > 2 and worker.lanes[0].settings  # noqa: E731
     worker.load = lambda settings, load=worker.load: time.sleep(0.3) or load(settings)
-    state = show_until(window, worker, impossible, started)
-    assert "being loaded" in state.message
+    state = show_until(window, worker, impossible, started)  # it waits for the model
+    assert state.message == "" and not worker.lanes[0].done
     with pytest.raises(UserError, match="only 40 fit"):
         worker.run(replace(asked, prompt="earth " * 99))
     assert worker.lanes[0].settings == asked and not worker.lanes[0].done  # which goes on
@@ -781,7 +776,7 @@ def test_tokens_are_chosen_by_click_and_drag(window):
     assert after(more, mouse(*places[2]), page=page).selected == {1, 2, 3}
     up = mouse(*places[1], pygame.MOUSEBUTTONUP)
     let_go = after(more, up, mouse(*places[2]), page=page)
-    assert let_go.selected == {3, 4, 5, 6} and card_commands(LANES, let_go) == ["erase"]
+    assert let_go.selected == {3, 4, 5, 6}
     assert after(let_go, press("Escape")).selected == set()
     assert after(let_go, mouse(1, 1, pygame.MOUSEBUTTONDOWN), page=page).selected == set()
     again = mouse(*places[0], pygame.MOUSEBUTTONDOWN)
@@ -790,13 +785,13 @@ def test_tokens_are_chosen_by_click_and_drag(window):
 
 def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
     alone = State(at=END, selected=frozenset([9]))
-    choices, page = card_commands(LANES, alone), lay_out(LANES, alone, (1000, 700), RULER)
-    assert choices[0] == "erase" and len(choices) == 1 + RIVALS
-    for k, command in enumerate(choices):  # by click, and by key
-        area = next(item for item in page.overlay if item.command == command)
-        clicked = after(alone, mouse(area.x + 1, area.y + 1, pygame.MOUSEBUTTONDOWN), page=page)
-        pressed = after(alone, *[press("Down")] * k, press("Return"))
-        assert clicked.request == pressed.request == command
+    page = lay_out(LANES, alone, (1000, 700), RULER)
+    areas = {item.command: item for item in page.overlay if item.kind == "area"}
+    assert set(areas) == {"erase", "attend", *(f"put {t}" for t, *_ in rivals(RECORD, LAST, 9))}
+    for command in set(areas) - {"attend"}:
+        place = areas[command].x + 1, areas[command].y + 1
+        clicked = after(alone, mouse(*place, pygame.MOUSEBUTTONDOWN), page=page)
+        assert clicked.request == command
     for state, ends in (
         (alone, companions(RECORD, LAST, 9)),  # what was drawn with it
         (
@@ -825,8 +820,8 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch):
         wait_for(lambda: all(lane.done for lane in worker.lanes) and not worker.busy)
         return state
 
-    threading.Timer(0.5, worker.thread.start).start()
-    assert "being loaded" in ask("run").message
+    worker.thread.start()
+    wait_for(lambda: worker.lanes[0].done and not worker.busy)
     worker.real_text, (first,) = (TEXT + "And " + TEXT) * 9, worker.lanes
     ask("erase", at=END, selected=frozenset([2, 3]))
     (refilled,) = worker.lanes
@@ -842,12 +837,12 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch):
     assert "choose words first" in ask("erase").message
     ask("compare")
     seeds = [lane.settings.seed for lane in worker.lanes]
-    assert seeds[0] < seeds[1] and state.kept
+    assert seeds[0] < seeds[1] and worker.kept
     ask("run", settings=replace(state.settings, steps=4))
     shown = {item.text for item in lay_out(worker.lanes, state, (1000, 700), RULER).items}
     assert f"steps 24, seed {seeds[0]}" in shown
     ask("compare")
-    assert len(worker.lanes) == 1 and not state.kept
+    assert len(worker.lanes) == 1 and worker.kept is None
     ask("example 1", settings=ASKED)
     assert "_" in state.settings.prompt and worker.lanes[0].settings == state.settings
     ask("corrupt")
@@ -863,6 +858,55 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch):
     worker.close()
 
 
+# -- Sudoku
+
+PUZZLE = "1_3_5_" + "_" * 30
+SOLUTIONS = 28_200_960 // (6 * 5 * 4)  # all grids, by the choices for three cells of a row
+
+
+@pytest.fixture(scope="module")
+def grid():
+    """A grid that the perfect network has completed."""
+    asked = Settings(prompt=PUZZLE, grid=6, length=36)
+    return write(perfect(), begin(perfect(), BYTES, asked))
+
+
+def test_a_grid_shows_how_probable_each_digit_is(grid):
+    assert is_valid(torch.from_numpy(grid.rows[-1].text)[None])
+    assert [solutions(grid, n) for n in (0, -1)] == [SOLUTIONS, 1]
+    chosen = State(at=0.0, selected=frozenset([1]), playing=False)
+    page = lay_out([grid], chosen, (1000, 700), RULER)
+    check_layout(replace(page, overlay=[]), (1000, 700))
+    shown = [[item for item in word if item.text] for word in page.words]
+    assert [word[0].text for word in shown[:6:2]] == ["1", "3", "5"]
+    assert [len(word) for word in shown[:6:2]] == [2, 2, 2]  # bold: they are given
+    assert [item.text for item in shown[1]] == ["2", "4", "6"]  # the row has the others
+    chances = grid.rows[0].look.chances(0, 6)
+    assert chances[1::2] == pytest.approx([1 / 3] * 3) and sum(chances) == pytest.approx(1)
+    n = next(n for n in range(len(grid.rows)) if 0.1 < max(grid.rows[n].look.chances(0, 6)) < 0.9)
+    for item in lay_out([grid], State(at=grid.rows[n].time), (1000, 700), RULER).words[1]:
+        p = grid.rows[n].look.chances(0, 6)[int(item.text) - 1] if item.text else None
+        assert p is None or item.h == pytest.approx(RULER.height(1) * 33 * p**0.5, abs=2)
+    facts = {item.text for item in page.rows}
+    assert f"{SOLUTIONS:,}" in facts
+
+
+def test_givens_are_typed_and_a_contradiction_is_said(grid):
+    s = State(settings=grid.settings, selected=frozenset([3]))
+    typed = on_event(press("2"), s, Layout([], [], []), [grid])
+    assert typed.settings.prompt == "1_325_" + "_" * 30 and typed.request == "run"
+    assert handle(s, f"put {ord('4')}", [grid]).settings.prompt[:6] == "1_345_"
+    s = replace(s, selected=frozenset([0, 2]))
+    assert handle(s, "erase", [grid]).settings.prompt == "____5_" + "_" * 30
+    assert on_event(press("7"), s, Layout([], [], []), [grid]).prompt == Field("7", 1, 1)
+    wrong = begin(perfect(), BYTES, replace(grid.settings, prompt="11"))
+    page = lay_out([wrong], State(touring=True), (1000, 700), RULER)
+    assert CONTRADICTION in {item.text for item in page.rows}
+    prompt = puzzle(3)
+    made = begin(perfect(), BYTES, replace(grid.settings, prompt=prompt))
+    assert 1 <= solutions(made, 0) <= 30 and 4 < prompt.count("_") < 36
+
+
 # -- drawing, files, terminal
 
 
@@ -874,6 +918,10 @@ def test_what_is_laid_out_is_drawn(size, view, theme):
     image = np.asarray(next(pictures(LANES, state, size, [0.5])), int)
     page = lay_out(LANES, state, size, Fonts())
     check_layout(page, size)
+    canvas = Canvas(pygame.Surface(size), Fonts())
+    for at in (0.3, 0.34, 0.5):  # what is on the page already is not drawn again
+        canvas.draw(lay_out(LANES, replace(state, at=at), size, canvas.fonts), THEMES[theme].page)
+    assert pygame.image.tobytes(canvas.surface, "RGB") == image.astype("uint8").tobytes()
     assert tuple(image[0, 0]) == THEMES[theme].page
     for item in page.items:
         part = image[round(item.y) : int(item.y + item.h), round(item.x) : int(item.x + item.w)]
@@ -903,7 +951,7 @@ def test_a_script_without_a_font_is_named(monkeypatch):
 
 def test_files(tmp_path, monkeypatch):
     state, size = State(view="order"), (401, 301)
-    for name, options in [("a.gif", {}), ("a.mp4", {}), ("a.png", {}), ("b.png", {"at": 0.5})]:
+    for name, options in [("a.gif", {}), ("a.png", {}), ("b.png", {"at": 0.5})]:
         save(tmp_path / name, LANES, state, size, n_frames=5, **options)
     gif, sheet, half = (Image.open(tmp_path / name) for name in ("a.gif", "a.png", "b.png"))
     assert half.tobytes() == next(pictures(LANES, state, size, [0.5])).tobytes()
@@ -925,13 +973,9 @@ def test_files(tmp_path, monkeypatch):
     assert sum(durations) == pytest.approx(4000 + 4 * 1000 / 12, abs=50)  # milliseconds
     held = durations.index(max(durations))  # the end is held, and the middle comes first
     moments = list(pictures(LANES, state, size, np.linspace(0, END, 5), 1 / 12))
-    for frame, moment in ((held, moments[4]), (0, moments[2])):
-        gif.seek(frame)
+    for k, moment in ((held, moments[4]), (0, moments[2])):
+        gif.seek(k)
         assert np.abs(np.asarray(gif.convert("RGB"), int) - np.asarray(moment, int)).mean() < 4
-    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[0] >= 5
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "missing")
-    with pytest.raises(UserError, match="ffmpeg could not"):
-        save(tmp_path / "a.mp4", RECORD, state, size, n_frames=2)
 
 
 def test_inline_in_a_notebook():
@@ -946,13 +990,13 @@ def test_inline_in_a_notebook():
 def test_the_terminal(monkeypatch):
     out = io.StringIO()
     play_in_terminal(LANES, State(), out)
-    finished = text_frame(RECORD, END, "text", DARK, 78, colors=False)
-    assert "\x1b" not in out.getvalue() and out.getvalue().endswith("\n".join(finished) + "\n\n")
+    finished = frame(LANES, END, State(), 78, colors=False)
+    assert "\x1b" not in out.getvalue() and out.getvalue().endswith("\n".join(finished) + "\n")
     assert out.getvalue().startswith("step  0/24  t 1.00  masked ")
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("LINES", "7")
     words = made_up([f" word{i}" for i in range(60)])
-    for shown, end in ((RECORD, finished[-1].split()[-1]), (words, "word59")):
+    for shown, end in ((RECORD, finished[-2].split()[-1]), (words, "word59")):
         out = io.StringIO()
         out.isatty = lambda: True
         play_in_terminal([shown], State(theme="light"), out, seconds=0.2)
@@ -980,6 +1024,11 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert f"masked {masks}  network calls 0" in out.out and out.out.count("masked") == 5
     assert sample_visual.main([*asked, "--race", "--save", gif, "--size", "300x200"]) == 0
     assert Image.open(gif).size == (300, 200)
+    assert (
+        sample_visual.main([*asked, "--text", "--compare", "steps=3", "--compare", "seed=2"]) == 0
+    )
+    told = capsys.readouterr().out  # two texts, on one clock
+    assert told.count("network calls") == 10 and told.count("seconds") == 10
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
     for model, twin in ([checkpoint, checkpoint], [path, path], [checkpoint, other]):
@@ -1010,6 +1059,14 @@ MISTAKES = """
     CHECKPOINT --length 41 --text         | the length must be from 1 to 40, the model's context
     CHECKPOINT --length 0 --text          | the length must be
     CHECKPOINT --seed -1 --text           | the seed must be
+    CHECKPOINT --compare steps=0 --text   | the number of steps must be from 1 to
+    --compare steps=many --text           | --compare steps=many: not like steps=8; there are steps,
+    --compare steps --text                | not like steps=8
+    --compare colour=8 --text             | not like steps=8
+    --compare sampler=best --text         | the sampler must be one of ancestral,
+    --sudoku --text                       | a grid needs the window, or --save
+    --sudoku --save x.png --prompt 17     | digits from 1 to 6
+    CHECKPOINT --sudoku --save x.png      | not trained on grids
     CHECKPOINT --save CHECKPOINT/out.png  | CHECKPOINT
     CHECKPOINT.edited --text              | made by another network
     --size big                            | --size must be

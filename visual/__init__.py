@@ -4,6 +4,7 @@ record       a run of a sampler, all that is shown of it
 colors       of a page, and what they mean
 items        what a page is made of: boxes and texts, with their places
 typesetting  the text in lines, and the looks of its tokens
+sudoku       a grid instead of a text
 field        a line of text that is being edited
 controls     what a person does becomes a command, a command makes a new state
 page         a record and a state, laid out as items

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import pygame
 
 from visual.field import Field
-from visual.record import MOST_STEPS, SAMPLERS, Settings, rivals
+from visual.record import MOST_STEPS, SAMPLERS, Settings
+from visual.sudoku import with_given
 from visual.typesetting import FADE
 
 VIEWS = {  # name: what it shows, in one line
@@ -31,7 +32,6 @@ class State:
     settings: Settings = field(default_factory=Settings)  # of the next run
     at: float = 0.0  # where we are on the clock, 0 to END
     playing: bool = True
-    speed: float = 1.0
     view: str = "text"
     theme: str = "dark"
     help: bool = False
@@ -39,7 +39,6 @@ class State:
     mouse: tuple | None = None  # where it is, in pixels
     dragging: tuple | None = None  # what the mouse moves: ("timeline", x, width), ("tokens", first)
     selected: frozenset = frozenset()  # tokens, counted over all lanes
-    line: int = 0  # the line of their card that the keyboard chose
     head: int = -1  # whose attention is shown: 0 the mean of all heads, 1... each, -1 none
     kept: bool = False  # whether the next run is shown beside this one
     picked: int = 0  # the setting that the keyboard changes, one of CHOICES
@@ -50,29 +49,28 @@ class State:
     controls: bool = True  # whether there is somebody to control it
 
 
-SECONDS = 8  # a whole run at speed 1
+SECONDS = 8  # a whole run
 END = 1 + FADE  # of the clock: what came last has time to fade
 CHOICES = ("steps", "temperature", "top_p", "sampler", "length", "seed")  # with two arrows
-BINDINGS = (  # keys, their commands, what they do
+BINDINGS = (  # keys, their commands, what they do. Every other character begins a prompt.
     ("Space", "play", "play, pause"),
     ("Left Right", "step -1, step 1", "one step back, forward"),
     ("Home End", "seek 0, seek 2", "to the start, the end"),
-    (", .", "speed 0.5, speed 2", "slower, faster"),
     ("1 2 3", "view text, view order, view prediction", "text, order, prediction"),
-    ("P", "prompt", "type a prompt; each _ in it is a mask to fill"),
-    ("Up Down", "pick -1, pick 1", "choose a setting, or a line of a word's card"),
+    ("Tab", "prompt", "change the prompt; each _ in it is a mask to fill"),
+    ("Up Down", "pick -1, pick 1", "choose a setting"),
     ("- +", "less, more", "change the setting"),
-    ("Return N", "enter, new", "run, or do what the card says; run with a new seed"),
-    ("[ ]", "select -1, select 1", "choose the word before, after (or click, drag)"),
-    ("E B U", "erase, branch, undo", "erase and refill words; go on from here; undo"),
-    ("C", "compare", "the next runs beside this one; no more"),
-    ("A", "attend", "what the word attended to: the mean, one head after the other"),
-    ("X", "corrupt", "a real text loses its words, and is written again"),
-    ("F S G", "fullscreen, picture, animation", "full screen; save a picture, an animation"),
-    ("T H Q", "theme, help, quit", "dark or light; this help; quit"),
+    ("Return Ctrl+N", "run, new", "run; run with a new seed"),
+    ("Delete Ctrl+B", "erase, branch", "erase and refill the words chosen; go on from here"),
+    ("Ctrl+A", "attend", "what a word attended to: the mean, one head after the other"),
+    ("Ctrl+D", "compare", "the next runs beside this one; no more"),
+    ("Ctrl+R", "corrupt", "a real text loses its words, and is written again"),
+    ("Ctrl+Z Ctrl+C", "undo, copy", "undo; copy the text"),
+    ("Ctrl+S Ctrl+G", "picture, animation", "save a picture, an animation"),
+    ("F11 Ctrl+T", "fullscreen, theme", "full screen; dark or light"),
+    ("F1 Ctrl+Q", "help, quit", "this help; quit"),
 )
-KEYS = {"=": "more", "Enter": "enter", "?": "help", "Escape": "escape", "F11": "fullscreen"}
-KEYS |= {"Delete": "erase", "Ctrl+C": "copy", "Ctrl+Z": "undo"}
+KEYS = {"=": "more", "?": "help", "Enter": "run", "Escape": "escape", "Backspace": "erase"}
 for keys, commands, _ in BINDINGS:
     KEYS |= zip(keys.split(), commands.split(", "), strict=True)
 REQUESTS = {  # what the program has to do: what the mouse says about it
@@ -128,41 +126,46 @@ def on_press(state, item, lanes):
     if item is None or item.token is None:
         return replace(state, selected=frozenset())
     chosen = frozenset() if state.selected == {item.token} else frozenset([item.token])
-    state = replace(state, selected=chosen, line=0, playing=False, touring=False)
+    state = replace(state, selected=chosen, playing=False, touring=False)
     return replace(state, dragging=("tokens", item.token))
 
 
 def on_key(event, state, lanes):
     """The state after a key, or after a text, which is what keys have typed on their layout."""
     line = state.prompt
-    if event.type == pygame.TEXTEDITING:
-        return state if line is None else replace(state, prompt=replace(line, composing=event.text))
+    if event.type != pygame.KEYDOWN and line is None:
+        digits = "_123456789"[: lanes[0].grid + 1] if lanes[0].grid and state.selected else ""
+        if event.text and event.text in digits:
+            return handle(state, f"given {event.text}", lanes)
+        if event.text in KEYS or not event.text.strip():
+            return handle(state, KEYS.get(event.text, ""), lanes)
+        line = Field()  # whoever types begins a prompt
     if event.type == pygame.TEXTINPUT:
-        if line is not None:
-            return replace(state, prompt=line.type(event.text))
-        return handle(state, KEYS.get(event.text.upper(), ""), lanes)
+        return replace(state, prompt=line.type(event.text), help=False)
+    if event.type == pygame.TEXTEDITING:
+        return replace(state, prompt=replace(line, composing=event.text))
+    control = event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META)
     key = pygame.key.name(event.key).title().replace(" ", "")
-    if line is None and key in "CZ" and event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META):
-        key = "Ctrl+" + key
+    key = "Ctrl+" + key if control and len(key) == 1 else key
     if line is None:  # what types a character comes as a text, too
         return handle(state, KEYS.get(key, "") if len(key) > 1 else "", lanes)
     if line.composing:  # the input method's keys
         return state
     if key in ("Return", "Enter"):
         settings = replace(state.settings, prompt=line.text)
-        return replace(state, settings=settings, prompt=None, request="run")
-    if key == "Escape":
+        return replace(state, settings=settings, prompt=None, request="run", message="")
+    if key in ("Escape", "Tab"):
         return replace(state, prompt=None)
-    by_word = bool(event.mod & (pygame.KMOD_CTRL | pygame.KMOD_ALT))
-    match key if event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META) else "":
-        case "A":
+    match key:
+        case "Ctrl+A":
             line = replace(line, anchor=0, caret=len(line.text))
-        case "C" | "X" if line.selected:
+        case "Ctrl+C" | "Ctrl+X" if line.selected:
             pygame.scrap.put_text(line.selected)
-            line = line.type("") if key == "X" else line
-        case "V":
+            line = line.type("") if key == "Ctrl+X" else line
+        case "Ctrl+V":
             line = line.type(pygame.scrap.get_text().strip())
         case _:
+            by_word = bool(control or event.mod & pygame.KMOD_ALT)
             line = line.press(key, bool(event.mod & pygame.KMOD_SHIFT), by_word)
     return replace(state, prompt=line)
 
@@ -178,8 +181,6 @@ def handle(state, command, lanes):
             return seek(state, neighbour(lanes, state.at, int(n)), lanes)
         case ["seek", at]:
             return seek(state, float(at), lanes)
-        case ["speed", factor]:
-            return replace(state, speed=min(max(state.speed * float(factor), 0.125), 16.0))
         case ["view", name]:
             return replace(state, view=name)
         case ["theme"]:
@@ -191,17 +192,16 @@ def handle(state, command, lanes):
         case ["prompt"]:
             text = state.settings.prompt
             return replace(state, prompt=Field(text, len(text), len(text)), help=False)
-        case ["enter"] if state.selected:
-            choices = card_commands(lanes, state)
-            return handle(state, choices[state.line % len(choices)], lanes) if choices else state
-        case ["enter"]:
-            return replace(state, request="run")
-        case ["attend"]:
+        case ["erase"] if lanes[0].grid and state.selected:
+            return handle(state, "given _", lanes)
+        case ["put", token] if lanes[0].grid:
+            return handle(state, f"given {chr(int(token))}", lanes)
+        case ["given", digit]:
+            prompt = with_given(state.settings.prompt, state.selected, digit, lanes[0].grid)
+            return replace(state, settings=replace(state.settings, prompt=prompt), request="run")
+        case ["attend"] if lanes[0].heads[0]:
             layers, heads = lanes[0].heads
             return replace(state, head=(state.head + 2) % (layers * heads + 2) - 1)
-        case ["pick", n] if state.selected:
-            n_choices = max(1, len(card_commands(lanes, state)))
-            return replace(state, line=(state.line + int(n)) % n_choices)
         case ["pick", n]:
             return replace(state, picked=(state.picked + int(n)) % len(CHOICES))
         case [("less" | "more") as verb, *name]:
@@ -209,25 +209,12 @@ def handle(state, command, lanes):
             new = changed(state.settings, name, verb == "more")
             said = f"next run: {name.replace('_', '-')} {getattr(new, name)}"
             return replace(state, settings=new, message=said)
-        case ["select", n]:
-            last = sum(lane.length for lane in lanes) - 1
-            chosen = min(max(0, max(state.selected, default=-1) + int(n)), last)
-            return replace(state, selected=frozenset([chosen]), line=0, playing=False)
         case ["new" | "branch" | "erase" | "put" | "example" | "corrupt", *_]:  # with a new seed
             settings = replace(state.settings, seed=state.settings.seed + 1)
             return replace(state, settings=settings, request=command)
         case [verb, *_] if verb in REQUESTS or verb in OTHERS:
             return replace(state, request=command)
     return state
-
-
-def card_commands(lanes, state):
-    """What can be done with the tokens that are selected."""
-    record, i = lane_of(lanes, max(state.selected))
-    if record.causal or record.tokenizer is None:
-        return []
-    found = rivals(record, record.at(state.at), i) if len(state.selected) == 1 else []
-    return ["erase", *(f"put {token}" for token, *_ in found)]
 
 
 def lane_of(lanes, token):
@@ -281,5 +268,5 @@ def advance(state, lanes, seconds):
     if not state.playing or state.dragging:
         return state
     length = SECONDS * max(0.2, max(row.t for row in lanes[0].rows))  # a gap takes less
-    at = min(state.at + seconds * state.speed / length, max(end, state.at))
+    at = min(state.at + seconds / length, max(end, state.at))
     return replace(state, at=float(at), playing=at < END, touring=state.touring and at < END)

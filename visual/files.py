@@ -1,9 +1,7 @@
 """Pictures and animations: the run as a file, or in a notebook."""
 
-import importlib.util
 import io
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +9,15 @@ import numpy as np
 import pygame
 from PIL import Image
 
-from files import UserError, check_writable, write_atomically
+from files import write_atomically
 from visual.colors import THEMES
 from visual.controls import END, State
-from visual.drawing import Fonts, draw_layout
+from visual.drawing import Canvas, Fonts
 from visual.items import glide
 from visual.page import lay_out
 from visual.record import Record, Settings, add_trajectory
 
-OUTPUTS = (".gif", ".mp4", ".png")
+OUTPUTS = (".gif", ".png")
 
 
 def pictures(lanes, state, size, moments, seconds=None):
@@ -27,14 +25,14 @@ def pictures(lanes, state, size, moments, seconds=None):
 
     seconds: from one to the next, if they follow each other, so that words move gently.
     """
-    fonts, page = Fonts(), None
+    fonts, page, theme = Fonts(), None, THEMES[state.theme]
+    canvas = Canvas(pygame.Surface(size), fonts)
     state = State(view=state.view, theme=state.theme, controls=False)  # and no card, no help
     for moment in moments:
-        surface, state = pygame.Surface(size), replace(state, at=moment)
-        now = lay_out(lanes, state, size, fonts)
+        now = lay_out(lanes, replace(state, at=moment), size, fonts)
         page = glide(page, now, seconds, size[0] / 4)[0] if seconds else now
-        draw_layout(surface, page, fonts, THEMES[state.theme].page)
-        yield Image.frombytes("RGB", size, pygame.image.tobytes(surface, "RGB"))
+        canvas.draw(page, theme.page)
+        yield Image.frombytes("RGB", size, pygame.image.tobytes(canvas.surface, "RGB"))
     if fonts.missing:
         print(fonts.lacking(), file=sys.stderr)
 
@@ -74,51 +72,16 @@ def gif(lanes, state, size, n_frames, fps):
     return to_bytes(images[0], "gif", **options)
 
 
-def video(lanes, state, size, n_frames, fps):
-    """The bytes of an MP4 file. Raises UserError."""
-    import imageio_ffmpeg
-
-    size = (size[0] // 2 * 2, size[1] // 2 * 2)  # the codec wants even numbers
-    moments = [*np.linspace(0, END, n_frames), *[END] * HOLD * fps]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "video.mp4"
-            options = dict(fps=fps, macro_block_size=2, output_params=["-crf", "18"])
-            writer = imageio_ffmpeg.write_frames(str(path), size, **options)
-            writer.send(None)
-            for image in pictures(lanes, state, size, moments, 1 / fps):
-                writer.send(image.tobytes())
-            writer.close()
-            return path.read_bytes()
-    except (OSError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(f"ffmpeg could not make the video ({line})") from None
-
-
-def check_output(path):
-    """Raise UserError, before any work is done, if we cannot make a file of that name."""
-    path = Path(path)
-    if path.suffix.lower() not in OUTPUTS:
-        raise UserError(f"{path}: the name must end with one of {', '.join(OUTPUTS)}")
-    if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise UserError(f"{path}: for .mp4, install imageio-ffmpeg: pip install imageio-ffmpeg")
-    check_writable(path)
-
-
-def save(path, lanes, state, size, at=None, n_frames=80, fps=12):
-    """Write the run to a file of the kind that its name says.
+def save(path, lanes, state, size, at=None, n_frames=80):
+    """Write the run to a .gif or .png file. Raises UserError if it cannot be written.
 
     `at`: for .png, that moment of the run from 0 to 1, instead of six moments on one sheet.
-    Raises UserError if the file cannot be written.
     """
-    check_output(path)
-    kind = Path(path).suffix.lower()
-    if kind == ".png":
-        moments = np.linspace(0, END, 6) if at is None else [at if at < 1 else END]
-        data = to_bytes(sheet(pictures(lanes, state, size, moments), min(2, len(moments))), "png")
-    else:
-        data = (video if kind == ".mp4" else gif)(lanes, state, size, n_frames, fps)
-    write_atomically(path, data)
+    if Path(path).suffix.lower() == ".gif":
+        return write_atomically(path, gif(lanes, state, size, n_frames, fps=12))
+    moments = np.linspace(0, END, 6) if at is None else [at if at < 1 else END]
+    image = sheet(pictures(lanes, state, size, moments), min(2, len(moments)))
+    write_atomically(path, to_bytes(image, "png"))
 
 
 def show_inline(

@@ -2,7 +2,9 @@
 
 import math
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 from visual.colors import Theme
@@ -23,7 +25,6 @@ class Item(NamedTuple):
     radius: float = 0  # of a box's corners
     command: str = ""  # what a click on it does
     token: int | None = None  # the token that it shows
-    anchor: bool = False  # the box of a token: what else shows this token goes where it goes
     tip: str = ""  # what appears beside it when the mouse is there
 
 
@@ -37,7 +38,7 @@ def extent(items):
     return max((i.x + i.w for i in items), default=0), max((i.y + i.h for i in items), default=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Style:
     """What every row of the page needs to know: fonts, colours, the size of things.
 
@@ -61,14 +62,20 @@ class Style:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole page."""
+    """A whole page, from back to front. What has not changed since another page is the same object
+    there: few of the words are looked at again when a page is drawn."""
 
-    items: list  # from back to front
-    overlay: list  # on top of them: the card of a token, the help
+    rows: list  # items
+    words: list  # the pieces of tokens, each a tuple of items, the first of which is its box
+    overlay: list  # items on top of them: the card of a token, the help
+
+    @cached_property
+    def items(self):
+        return [*self.rows, *chain.from_iterable(self.words), *self.overlay]
 
     def at(self, x, y):
         """The topmost item at a point that a click or the mouse's pointing means, or None."""
-        for item in reversed(self.items + self.overlay):
+        for item in reversed(self.items):
             inside = item.x <= x < item.x + item.w and item.y <= y < item.y + item.h
             if inside and (item.command or item.tip or item.token is not None):
                 return item
@@ -76,28 +83,26 @@ class Layout:
 
 
 def glide(shown, layout, seconds, far):
-    """The layout with its tokens on the way from where they were shown so many seconds ago.
+    """The layout with its words on the way from where they were shown so many seconds ago.
 
     shown: the layout drawn then, or None. What goes farther than `far` pixels is there at once.
     Returns (layout, whether something still moves).
     """
-    parts, items, moves, dx, dy = {}, [], False, 0.0, 0.0
-    for item in shown.items if shown else ():
-        if item.anchor:
-            parts.setdefault(item.token, []).append(item)
-    rest = math.exp(-seconds / 0.08)  # how much of the way is still to go
-    for item in layout.items:
-        if item.anchor:
-            old = parts.get(item.token) or [item]
-            dx, dy = old[0].x - item.x, old[0].y - item.y
-            del old[: len(old) > 1]
-            still = max(abs(dx), abs(dy)) > far or abs(dx) + abs(dy) < 0.5
-            dx, dy = (0.0, 0.0) if still else (dx * rest, dy * rest)
-            moves = moves or not still
-        if item.token is not None and (dx or dy):
-            item = item._replace(x=item.x + dx, y=item.y + dy)
-        items.append(item)
-    return Layout(items, layout.overlay), moves
+    same, before = set(map(id, shown.words if shown else layout.words)), {}
+    new = [k for k, word in enumerate(layout.words) if id(word) not in same]
+    if not new:
+        return layout, False
+    for word in shown.words:
+        before.setdefault(word[0].token, []).append(word[0])
+    rest, words, moves = math.exp(-seconds / 0.08), list(layout.words), False  # rest: of the way
+    for k in new:
+        box, old = words[k][0], before.get(words[k][0].token, [])
+        if old:
+            dx, dy = old[0].x - box.x, old[0].y - box.y
+            del old[: len(old) > 1]  # a token may have several pieces
+            if abs(dx) + abs(dy) >= 0.5 and max(abs(dx), abs(dy)) <= far:
+                words[k], moves = tuple(moved(words[k], dx * rest, dy * rest)), True
+    return replace(layout, words=words), moves
 
 
 # -- texts
@@ -106,19 +111,6 @@ def glide(shown, layout, seconds, far):
 def joins(character):
     """Whether it belongs to the character before it: accents, vowel signs, joiners."""
     return unicodedata.category(character)[0] == "M" or character in "\u200c\u200d"
-
-
-def direction(text):
-    """How a text is read: "R" from right to left, "L" from left to right, "" if either will do."""
-    if text and text.isascii() and text[0].isalpha():  # most are
-        return "L"
-    for character in text or "":
-        kind = unicodedata.bidirectional(character)
-        if kind in ("R", "AL"):
-            return "R"
-        if kind in ("L", "EN", "AN"):
-            return "L"
-    return ""
 
 
 def visible(text):

@@ -5,12 +5,15 @@ A row is a function of the width that returns (items, height); `lay_out` puts th
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 
+from visual import controls
 from visual.colors import THEMES, certainty_color, mix, probability_color, viridis
-from visual.controls import BINDINGS, CHOICES, REQUESTS, TOUR, VIEWS, card_commands, lane_of
+from visual.controls import CHOICES, REQUESTS, TOUR, VIEWS, State, lane_of
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
 from visual.record import MASKED, SAMPLERS, asked, companions, facts, rivals
+from visual.sudoku import CONTRADICTION, LEGEND, PUZZLES, lay_out_grid, solutions
 from visual.typesetting import BLEED, lay_out_panel, line_height
 
 TIPS = {  # what appears beside these words when the mouse is there
@@ -23,6 +26,7 @@ TIPS = {  # what appears beside these words when the mouse is there
     "temperature": "below 1: safer words, and fewer different ones",
     "top-p": "below 1: words that are improbable are never drawn",
     "length": "how many tokens the text has",
+    "solutions": "how many completed grids have these digits",
     "seed": "another seed, another text; the same seed and settings, the same text",
     "prompt": "how the text begins; each _ in it is a mask to fill",
     "ancestral": "unmask each token at a random time, as in the paper",
@@ -49,6 +53,11 @@ def flow(style, groups, width, gap):
     return [item for item in items if item.x + item.w <= width + 0.5], y + h
 
 
+def line_of(style, text, width, color):
+    """A text on one line, cut off where it is too long."""
+    return style.text(0, 0, shorten(style.fonts, visible(text), style.px(14), width), color)
+
+
 def fact(style, label, value):
     """A faint label and a value, as a group of texts."""
     tip = TIPS.get(label, "")
@@ -63,38 +72,40 @@ def arrows(style, label, value, less, more, color=None):
     return name, ("‹ ", theme.accent, less), ("› ", theme.accent, more), value
 
 
+@lru_cache(maxsize=4)
 def header_row(lanes, state, style, width):
     """The title on the left; on the right the views, help and theme."""
     names = [(view, f"view {view}") for view in VIEWS]
-    if state.controls:
-        names += [("theme", "theme"), ("help", "help")]
-    chosen = f"view {state.view}"
-    colors = {True: style.theme.accent, False: style.theme.faint}
+    names += [("theme", "theme"), ("help", "help")] if state.controls else []
+    colors = {f"view {state.view}": style.theme.accent}
     groups = [
-        [(f" {name} ", colors[command == chosen], command, VIEWS.get(name, ""))]
+        [(f" {name} ", colors.get(command, style.theme.faint), command, VIEWS.get(name, ""))]
         for name, command in names
     ]
     right, h = flow(style, groups, width, style.px(4))
     left = width - extent(right)[0]
-    title = shorten(style.fonts, visible(lanes[0].title), style.px(14), left - style.px(20))
-    return [style.text(0, 0, title, style.theme.ink), *moved(right, left, 0)], h
+    title = line_of(style, lanes[0].title, left - style.px(20), style.theme.ink)
+    return [title, *moved(right, left, 0)], h
 
 
 def caption_row(lanes, state, style, width):
     """One line on what is to be seen, and the scale of its colours. Errors appear here, too."""
-    legend = color_legend(state.view, style)
-    left, text = width - extent(legend)[0], VIEWS[state.view]
-    if state.touring:
+    legend, text = color_legend(state.view, style), VIEWS[state.view]
+    if state.touring and not lanes[0].grid:
         text = TOUR[min(len(TOUR) - 1, int(state.at * len(TOUR)))]
+    if lanes[0].grid:
+        text = LEGEND if state.view != "order" else text
     if lanes[0].tokenizer is None:  # there is no model yet
         text = state.busy
-    text = state.message or text
-    color = style.theme.accent if state.message or state.touring else style.theme.faint
-    text = shorten(style.fonts, text, style.px(14), left - style.px(16))
-    label = style.text(0, 0, text, color)
+    if solutions(lanes[0], lanes[0].at(state.at)) == 0:
+        text = CONTRADICTION
+    left, told = width - extent(legend)[0], state.message or state.touring or text == CONTRADICTION
+    color = style.theme.accent if told else style.theme.faint
+    label = line_of(style, state.message or text, left - style.px(16), color)
     return [label, *moved(legend, left, 0)], label.h
 
 
+@lru_cache(maxsize=4)
 def color_legend(view, style):
     """The scale of a view's colours between its two ends, as items at (0, 0)."""
     theme = style.theme
@@ -128,87 +139,100 @@ def timeline_row(lanes, state, style, width):
     tip = "the curve: the mean entropy at the masks, as far as it is computed"
     tip += f"; here {bits:.1f} bits" if bits is not None else ""
     bar, done, line = max(1, width - x - style.px(8)), min(1.0, state.at), (height - hair) / 2
-    known = min(lane.edge for lane in lanes)
-    items.append(Item("box", x, line, bar, hair, theme.line))
-    items.append(Item("box", x, line, bar * known, hair, theme.faint))
-    items.append(Item("box", x, line, bar * done, hair, theme.accent))
-    curve = [(x + bar * row.time, row.bits) for row in lanes[0].rows if row.bits is not None]
-    most = max((bits for _, bits in curve), default=1) or 1
-    for (x1, a), (x2, b) in pairwise(curve):
-        place = (x1, line * (1 - a / most), x2 - x1, line * (a - b) / most)
-        items.append(Item("line", *place, theme.faint, radius=1))
+    for share, color in (
+        (1, theme.line),
+        (controls.edge(lanes), theme.faint),
+        (done, theme.accent),
+    ):
+        items.append(Item("box", x, line, bar * min(1, share), hair, color))
+    points = tuple((row.time, row.bits) for row in lanes[0].rows if row.bits is not None)
+    items += curve(points, x, bar, line, theme.faint)
     place = (x + bar * done - knob / 2, (height - knob) / 2, knob, knob)
     items.append(Item("box", *place, theme.accent, radius=knob / 2))
     items.append(Item("area", x, 0, bar, height, command="timeline", tip=tip))
     return items, height
 
 
+@lru_cache(maxsize=4)
+def curve(points, x, w, h, color):
+    """Lines through points (0 to 1, a height from 0) in a box that begins at (x, 0)."""
+    most, items = max((bits for _, bits in points), default=1) or 1, []
+    for (start, a), (end, b) in pairwise(points):
+        place = (x + w * start, h * (1 - a / most), w * (end - start), h * (a - b) / most)
+        items.append(Item("line", *place, color, radius=1))
+    return items
+
+
 def status_row(lanes, state, style, width):
     """Where we are, in numbers; side by side they stand over each lane."""
-    alone = facts(lanes[0], lanes[0].at(state.at)) if len(lanes) == 1 and lanes[0].settings else []
+    n = lanes[0].at(state.at)
+    alone = facts(lanes[0], n) if len(lanes) == 1 and lanes[0].settings else []
+    if alone and (left := solutions(lanes[0], n)) is not None:
+        alone.append(("solutions", f"{left:,}"))
     groups = [fact(style, *each) for each in alone]
-    if state.controls:
-        groups.append(arrows(style, "speed", f"{state.speed:g}x", "speed 0.5", "speed 2"))
-        groups.append([(state.busy, style.theme.faint)])
+    groups.append([(state.busy, style.theme.faint)])
     return flow(style, groups, width, style.px(20))
 
 
+@lru_cache(maxsize=4)
+def settings_row(lanes, state, style, width):
+    """The settings of the next run."""
+    groups, longest, form = [], max(map(len, SAMPLERS)), {"temperature": ".1f", "top_p": ".2f"}
+    for i, name in enumerate(CHOICES):
+        value = f"{getattr(state.settings, name):{form.get(name, '')}}"
+        value = value.ljust(longest if name == "sampler" else 4)
+        color = style.theme.accent if i == state.picked else style.theme.faint
+        label = name.replace("_", "-")
+        groups.append(arrows(style, label, value, f"less {name}", f"more {name}", color))
+    return flow(style, groups, width, style.px(14))
+
+
+@lru_cache(maxsize=4)
 def action_row(lanes, state, style, width):
     """What can be done."""
     theme, settings = style.theme, lanes[-1].settings
     ready = theme.accent if settings and state.settings != settings else theme.ink
     colors = {"run": ready, "compare": theme.accent if state.kept else theme.ink}
     names = dict(run="▶ run", new="new seed", branch="branch here", corrupt="corrupt a text")
-    groups = []
-    for verb, tip in REQUESTS.items():
-        if " " not in verb:  # the examples stand beside the prompt
-            groups.append([(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)])
+    groups = [
+        [(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)]
+        for verb, tip in REQUESTS.items()
+        if " " not in verb  # the examples stand beside the prompt
+    ]
     return flow(style, groups, width, style.px(20))
 
 
+@lru_cache(maxsize=4)
 def prompt_row(lanes, state, style, width):
     """The prompt of the next run; while it is typed, a field with a caret."""
     theme, size, field = style.theme, style.px(14), state.prompt
     if field is None:
-        text = visible(state.settings.prompt[:200])
-        prompt = shorten(style.fonts, f"“{text}”" if text else "none", size, width / 2)
-        label = ("prompt ", theme.faint, "prompt", TIPS["prompt"])
-        groups = [[label, (prompt, theme.ink, "prompt", TIPS["prompt"])]]
-        names = ("a beginning", "a gap", "a lost middle") if width > style.px(600) else ()
-        groups += [[("try", theme.faint)]] if names else []
-        for k, name in enumerate(names):
-            groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
-        return flow(style, groups, width, style.px(22))
-    label = style.text(0, 0, shorten(style.fonts, "prompt ", size, width / 2), theme.accent)
-    h, room = label.h, width - label.w - style.px(4)
-    text = visible(field.text[: field.caret]), visible(field.text[field.caret :])
+        text = state.settings.prompt[:200]
+        prompt = line_of(style, f"“{text}”" if text else "none", width / 2, theme.ink).text
+        groups = [[("prompt ", theme.faint, "prompt", TIPS["prompt"])]]
+        groups[0].append((prompt, theme.ink, "prompt", TIPS["prompt"]))
+        if width > style.px(600):
+            groups.append([("try" if lanes[0].grid else "type another, or try", theme.faint)])
+            names = ("a beginning", "a gap", "a lost middle") if not lanes[0].grid else PUZZLES
+            for k, name in enumerate(names):
+                groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
+        return flow(style, groups, width, style.px(20))
+    label = line_of(style, "prompt ", width / 2, theme.accent)
+    h, room, measure = label.h, width - label.w - style.px(4), style.fonts.width
+    text, rest = visible(field.text[: field.caret]), visible(field.text[field.caret :])
     # of what is left of the caret its end is shown, of what is right of it its beginning
-    before = shorten(style.fonts, (text[0] + field.composing)[-1000:][::-1], size, room)[::-1]
-    x = label.w + style.fonts.width(before, size)
-    after = shorten(style.fonts, text[1][:1000], size, max(0, width - x - style.px(2)))
-    start, end = (visible(field.text[:k]) for k in field.span)
-    shift = x - style.fonts.width(text[0] + field.composing, size)
-    ends = [style.fonts.width(part, size) + shift for part in (start, end)]
-    left, right = (min(max(label.w, x), width) for x in ends)
-    items = [label, Item("box", left, 0, right - left, h, theme.line)] if left < right else [label]
+    before = shorten(style.fonts, (text + field.composing)[-1000:][::-1], size, room)[::-1]
+    x = label.w + measure(before, size)
+    after = shorten(style.fonts, rest[:1000], size, max(0, width - x - style.px(2)))
+    shift = x - measure(text + field.composing, size)
+    ends = [measure(visible(field.text[:k]), size) + shift for k in field.span]
+    left, right = (min(max(label.w, end), width) for end in ends)
+    items = [label] + [Item("box", left, 0, right - left, h, theme.line)] * (left < right)
     items += [style.text(label.w, 0, before, theme.ink), style.text(x, 0, after, theme.ink)]
     caret = Item("box", x, 0, style.px(2), h, theme.accent, command="caret")
     note = "Return: write it.  Escape: leave it.  Each _ is a mask to fill, \\_ is an underscore."
-    note = style.text(0, h + style.px(6), shorten(style.fonts, note, size, width), theme.faint)
+    note = line_of(style, note, width, theme.faint)._replace(y=h + style.px(6))
     return [*items, caret, note], note.y + note.h
-
-
-def settings_row(lanes, state, style, width):
-    """The settings of the next run."""
-    theme, s = style.theme, state.settings
-    groups, longest, form = [], max(map(len, SAMPLERS)), {"temperature": ".1f", "top_p": ".2f"}
-    for i, name in enumerate(CHOICES):
-        value = f"{getattr(s, name):{form.get(name, '')}}"
-        value += " " * ((longest if name == "sampler" else 4) - len(value))
-        color = theme.accent if i == state.picked else theme.faint
-        label = name.replace("_", "-")
-        groups.append(arrows(style, label, value, f"less {name}", f"more {name}", color))
-    return flow(style, groups, width, style.px(14))
 
 
 def lane_row(lanes, lane, state, style, width):
@@ -218,6 +242,7 @@ def lane_row(lanes, lane, state, style, width):
     if not lane.causal and lane.settings != other.settings:
         mine, theirs = vars(lane.settings), vars(other.settings)
         name = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in mine.items() if v != theirs[k])
+    name = line_of(style, name, width, style.theme.ink).text
     groups = [fact(style, *each) for each in facts(lane, lane.at(state.at), alone=False)]
     items, _ = flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
     return [item for item in items if item.y == 0], items[0].h if items else 0
@@ -257,9 +282,8 @@ def token_card(lanes, state, tokens, style):
     """What there is to know about a token now, and what can be done with it, at (0, 0)."""
     theme, (record, i) = style.theme, lane_of(lanes, max(tokens))
     n = record.at(state.at)
-    row, chosen, since = record.rows[n], bool(state.selected), record.rows[n].since[i]
-    found = rivals(record, n, i) if len(tokens) == 1 else []
-    together = len(companions(record, n, i))
+    row, since = record.rows[n], record.rows[n].since[i]
+    found, together = rivals(record, n, i) if len(tokens) == 1 else [], companions(record, n, i)
     told = [f"{len(tokens)} words"]
     if len(tokens) == 1 and row.text[i] == MASKED:
         told = ["masked" if found else "masked; the network has not seen this text yet"]
@@ -267,46 +291,41 @@ def token_card(lanes, state, tokens, style):
         when = f"drawn at t {record.rows[since].t:.2f} with {percent(row.probability[i])}"
         told = [f"“{visible(record.tokenizer.show(row.text[i]))}”", when if since else "given"]
         if together:
-            told.append(f"in one step with {together} more, unseen by each other")
+            told.append(f"in one step with {len(together)} more, unseen by each other")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
-    choices = card_commands(lanes, state) if chosen else []
-    if choices:
-        lines.append((f"{'erase and refill':<24}E", theme.ink, 0, "erase"))
+    edits = state.selected and not record.causal and record.tokenizer is not None
+    lines += [(f"{'erase and refill':<19}Delete", theme.ink, 0, "erase")] * bool(edits)
     for token, name, p in found:
-        lines.append((f"{percent(p):>6}  “{visible(name)}”", theme.ink, p, f"put {token}" * chosen))
-    for k, (text, _, share, command) in enumerate(lines):
-        if command and choices.index(command) == state.line:
-            lines[k] = (text, theme.accent, share, command)
+        line = f"{percent(p):>6}  “{visible(name)}”"
+        lines.append((line, theme.ink, p, f"put {token}" if edits else ""))
+    if not state.selected:
+        return card(style, [*lines, ("click: change it", theme.faint, 0, "")], style.px(14))
     layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
-    head = f"layer {layer + 1}, head {head + 1}" if state.head > 0 else "mean of all heads"
-    one = f"attention: {head:<17}  A" if state.head >= 0 else f"{'attention':<24}A"
-    last = (one, theme.faint, 0, "attend") if chosen else ("click: change it", theme.faint, 0, "")
-    return card(style, [*lines, last], style.px(14))
+    shown = {-1: "", 0: ": mean"}.get(state.head, f": {layer + 1}, head {head + 1}")
+    line = (f"{'attention' + shown:<19}Ctrl+A", theme.faint, 0, "attend")
+    return card(style, [*lines, line], style.px(14))
 
 
-def threads(items, lanes, state, style):
-    """Lines from a token that is pointed at: to what was drawn with it, and what it attended to."""
+def threads(words, lanes, state, style):
+    """Lines from a token that is chosen: to what was drawn with it, or to what it attended to."""
     theme, token = style.theme, max(state.selected)
     record, i = lane_of(lanes, token)
-    n, boxes = record.at(state.at), {item.token: item for item in items if item.anchor}
-    row, shift, found = asked(record, n, i), token - i, []
-    if token not in boxes:
-        return []
+    n, boxes = record.at(state.at), {word[0].token: word[0] for word in words}
+    row, found = asked(record, n, i), []
     if state.head < 0:
         found = [(j, theme.accent, 2) for j in companions(record, n, i)]
-    elif row.look is not None and record.done:
+    elif row.look is not None and record.done and record.heads[0]:
         weights = row.look.attention
         w = weights.mean(axis=0)[i] if state.head == 0 else weights[state.head - 1, i]
         for j in map(int, w.argsort()[:-13:-1]):  # the more, the thicker and the brighter
             k = w[j] / w.max()
             found.append((j, mix(theme.page, theme.accent, 0.4 + 0.6 * k), 1 + 3 * k))
-    lines, a = [], boxes[token]
+    lines = []
     for j, color, wide in found:
-        b = boxes.get(j + shift)
-        if b is not None and j != i:
-            ends = sorted([(a.x + a.w / 2, a.y + a.h / 2), (b.x + b.w / 2, b.y + b.h / 2)])
-            place = (*ends[0], ends[1][0] - ends[0][0], ends[1][1] - ends[0][1])
-            lines.append(Item("line", *place, color, radius=style.px(1) * wide))
+        pair = [boxes.get(token), boxes.get(token - i + j)]
+        if j != i and None not in pair:
+            (x1, y1), (x2, y2) = sorted((box.x + box.w / 2, box.y + box.h / 2) for box in pair)
+            lines.append(Item("line", x1, y1, x2 - x1, y2 - y1, color, radius=style.px(1) * wide))
     return lines
 
 
@@ -324,7 +343,8 @@ def put_beside(items, item, size, gap):
 def help_card(box, style):
     """All keys, on a card over the text, so that what it explains can be seen."""
     theme, (x, y, w, h) = style.theme, box
-    rows = [(keys.replace(" ", "  "), meaning) for keys, _, meaning in BINDINGS]
+    rows = [("letters", "type a prompt; each _ in it is a mask to fill")]
+    rows += [(keys.replace(" ", "  "), meaning) for keys, _, meaning in controls.BINDINGS]
     rows.append(("mouse", "click on anything; point at anything to know it"))
     longest = max(len(keys) for keys, _ in rows)
     lines = [(f"{keys:<{longest}}   {meaning}", theme.ink, 0, "help") for keys, meaning in rows]
@@ -339,6 +359,8 @@ def help_card(box, style):
 # -- the page
 
 ROWS = [header_row, caption_row, timeline_row, status_row, settings_row, action_row, prompt_row]
+MOVING = (caption_row, timeline_row, status_row)  # they depend on where on the clock we are
+style_of = lru_cache(maxsize=4)(Style)  # the same object for the same style
 
 
 def lay_out(lanes, state, size, fonts, scale=1.0):
@@ -349,10 +371,12 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     """
     width, height = size
     unit = max(min(width / 1000, height / 700), 0.8 * scale)
-    style = Style(fonts, THEMES[state.theme], unit)
+    style, lanes = style_of(fonts, THEMES[state.theme], unit), tuple(lanes)
     margin = min(style.px(36), width // 12, height // 12)
     inner, gap = width - 2 * margin, style.px(12)
-    rows = {make: make(lanes, state, style, inner) for make in ROWS}
+    still = State(state.settings, view=state.view, help=state.help, picked=state.picked)
+    still = replace(still, prompt=state.prompt, kept=state.kept, controls=state.controls)
+    rows = {make: make(lanes, state if make in MOVING else still, style, inner) for make in ROWS}
     given_up = [status_row, settings_row, action_row, prompt_row, *ROWS[:3]]
     if not state.controls:
         del rows[settings_row], rows[action_row], rows[prompt_row]
@@ -364,23 +388,23 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
             break
         rows.pop(make, None)
 
-    items, y, bleed = [], margin, min(margin, style.px(BLEED))
+    items, words, y, bleed = [], [], margin, min(margin, style.px(BLEED))
     for make in ROWS:
         if make is timeline_row:  # the text is above it
             panel = (margin - bleed, y + style.px(8), inner + 2 * bleed, room - style.px(8))
-            text = lay_out_lanes(lanes, state, panel, style)
-            items += (threads(text, lanes, state, style) if state.selected else []) + text
+            labels, words = lay_out_lanes(lanes, state, panel, style)
+            items += labels + (threads(words, lanes, state, style) if state.selected else [])
             y += room
         if make in rows:
             row, h = rows[make]
             items += moved(row, margin, y)
             y += h + gap
-    page = Layout(items, [])
+    page = Layout(items, words, [])
     if state.help:
         return replace(page, overlay=help_card(panel, style))
     pointed = page.at(*state.mouse) if state.mouse else None
     if state.selected:
-        chosen = [item for item in items if item.anchor and item.token == max(state.selected)]
+        chosen = [word[0] for word in words if word[0].token == max(state.selected)]
         pointed = chosen[0] if chosen else None
     if pointed is None or (pointed.token is None and not pointed.tip):
         return page
@@ -391,7 +415,8 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
 
 
 def lay_out_lanes(lanes, state, box, style):
-    """The panels of all lanes in box (x, y, w, h), beside each other, or one above the other."""
+    """The panels of all lanes in box (x, y, w, h), beside each other, or one above the other:
+    (labels, words)."""
     x, y, w, h = box
     n, gap = len(lanes), style.px(28)
     beside = w > style.px(640)
@@ -399,13 +424,18 @@ def lay_out_lanes(lanes, state, box, style):
         w = (w - (n - 1) * gap) / n
     else:
         h = (h - (n - 1) * gap) / n
-    items, before, used = [], 0, 0
+    items, words, before, used = [], [], 0, 0
     for lane in lanes:
         if n > 1:
             row, used = lane_row(lanes, lane, state, style, w)
             items += moved(row, x + min(style.px(BLEED), w), y)
             used += style.px(12)
-        items += lay_out_panel(lane, state, (x, y + used, w, h - used), style, before)
+        panel = (x, y + used, w, h - used)
+        if lane.grid:
+            lines, cells = lay_out_grid(lane, state, panel, style, before)
+            items, words = items + lines, words + cells
+        else:
+            words += lay_out_panel(lane, state, panel, style, before)
         before += lane.length
         x, y = (x + w + gap, y) if beside else (x, y + h + gap)
-    return items
+    return items, words

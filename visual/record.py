@@ -2,13 +2,12 @@
 
 import codecs
 import re
+import unicodedata
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
-
-from visual.items import direction
 
 MASKED = -1
 MOST_STEPS = 4096
@@ -32,6 +31,7 @@ class Settings:
     seed: int = 1
     length: int = 128  # tokens
     prompt: str = ""  # the text begins like this; each "_" in it is one mask
+    grid: int = 0  # the text is a Sudoku of this size
 
 
 @dataclass(eq=False)
@@ -76,17 +76,14 @@ class Record:
         """The number of the row at a moment of the clock."""
         return max(0, bisect_right(self.rows, time, key=lambda row: row.time) - 1)
 
-    @cached_property
-    def leftwards(self):
-        """Whether most of the tokens that have a direction are read from right to left."""
-        spelled = self.tokenizer.token_bytes if self.tokenizer else ()
-        ways = [direction(token.decode("utf-8", "ignore")) for token in spelled if len(token) > 1]
-        return ways.count("R") > ways.count("L")
-
     @property
     def edge(self):
         """The last moment of which something is known."""
         return 1.0 if self.done else self.rows[-1].time
+
+    @property
+    def grid(self):
+        return self.settings.grid if self.settings else 0
 
     @property
     def length(self):
@@ -110,6 +107,13 @@ def pieces(record, n):
             spelled = decoder.decode(record.tokenizer.token_bytes[token], final=last)
             parts.append(re.sub("\ufffd+", "·", spelled) or "·")
     return tuple(parts)
+
+
+def leftwards(tokenizer):
+    """Whether most of the tokens are read from right to left."""
+    spelled = [token.decode("utf-8", "ignore") for token in tokenizer.token_bytes if len(token) > 1]
+    kinds = [{unicodedata.bidirectional(c) for c in text} for text in spelled]
+    return sum(bool(kind & {"R", "AL"}) for kind in kinds) > len(spelled) / 2
 
 
 def place_among_masks(row, i):

@@ -14,6 +14,7 @@ from hardware import autocast
 from mdlm.sampling import adjust, template
 from mdlm.twin import cache_error, sample_twin
 from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, rivals
+from visual.sudoku import checked
 
 RIVALS = 5  # tokens shown of what the model predicts at a mask
 
@@ -27,6 +28,8 @@ def parse_prompt(prompt):
 def begin(model, tokenizer, settings, title=""):
     """What there is of a run before it begins. Raises UserError for one that cannot be."""
     s, context = settings, model.config.context
+    if s.grid:
+        s = settings = replace(s, prompt=checked(s.prompt, s.grid), length=s.grid**2)
     if not 0 < s.length <= context:
         raise UserError(f"the length must be from 1 to {context}, the model's context")
     if not 0 < s.steps <= MOST_STEPS:
@@ -42,9 +45,9 @@ def begin(model, tokenizer, settings, title=""):
 
 def blank(model, tokenizer, settings, title):
     """A record without rows."""
-    config = model.config
-    heads = config.n_layers, config.n_heads
-    return Record(tokenizer, settings, title, config.causal, heads)
+    c = model.config
+    heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") else (0, 0)
+    return Record(tokenizer, settings, title, c.causal, heads)
 
 
 def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
@@ -103,7 +106,7 @@ class Look:
     def __init__(self, model, z, t, hidden, options):
         self.model, self.z, self.t, self.options = model, z.clone(), t, options  # z: (1, L)
         self.hidden = hidden[0][z[0] == model.mask_id]  # (M, C)
-        self.rivals = lru_cache(self.rivals)
+        self.rivals, self.chances = lru_cache(self.rivals), lru_cache(self.chances)
 
     @cached_property
     def best(self):
@@ -120,6 +123,11 @@ class Look:
             p = adjust(self.model.head(self.hidden[m : m + 1]), **self.options)[0]
         best = p.topk(min(RIVALS, len(p)))  # values, indices
         return [(int(i), float(q)) for q, i in zip(*best, strict=True) if q > 0]
+
+    def chances(self, m, n):
+        """The probabilities of the digits 1 to n at the m-th mask."""
+        p = self.model.head(self.hidden[m : m + 1]).softmax(dim=-1)[0]
+        return p[ord("1") : ord("1") + n].tolist()
 
     @cached_property
     def attention(self):

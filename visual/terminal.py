@@ -5,11 +5,11 @@ import shutil
 import time
 import unicodedata
 
-from visual.colors import THEMES, mix
+from visual.colors import THEMES
 from visual.controls import END, SECONDS
 from visual.items import shorten
-from visual.record import MASKED, facts, pieces, place_among_masks
-from visual.typesetting import appearance, break_lines, in_text
+from visual.record import facts, pieces
+from visual.typesetting import appearance, break_lines
 
 
 class Cells:
@@ -21,71 +21,52 @@ class Cells:
         return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
-def text_frame(record, at, view, theme, columns, colors):
-    """The text at a moment of the clock as lines for a terminal."""
-    cells, n = Cells(), record.at(at)
-    spots, n_lines = break_lines(pieces(record, -1), columns, cells, 1)
-    lines, ends, row, shown_now = [""] * n_lines, [0] * n_lines, record.rows[n], pieces(record, n)
-    for spot in spots:
-        i, shown = spot.token, spot.text
-        mask = place_among_masks(row, i)
-        text, ink, paper = appearance(record, n, i, at, view, theme, mask)
-        if row.text[i] == MASKED:
-            shown = text if colors and text else "▁" * int(spot.w) * (not record.causal)
-            ink = ink if colors and text else mix(theme.page, theme.ink, 0.4)
-        elif row.text[i] != record.rows[-1].text[i]:  # it is taken back later
-            shown = in_text(shown_now[i])
-        shown = shorten(cells, shown, 1, spot.w)
-        shown += " " * int(spot.w - cells.width(shown, 1))
-        if colors:
-            shown = colored(shown, ink, paper or theme.page)
-        space = " " * int(spot.x - ends[spot.line])
-        lines[spot.line] += (colored(space, ink, theme.page) if colors else space) + shown
-        ends[spot.line] = spot.x + spot.w
-    if colors:  # on the page's own colour, whatever the terminal's is
-        rest = [colored(" " * int(columns - end), theme.ink, theme.page) for end in ends]
-        lines = [line + end for line, end in zip(lines, rest, strict=True)]
-    return lines
+CELLS = Cells()
 
 
-def colored(text, ink, paper):
-    """A text with the escapes that colour it."""
-    code = "38;2;{};{};{};48;2;{};{};{}".format(*ink, *paper)
-    return f"\x1b[{code}m{text}\x1b[0m" if text else ""
-
-
-def frame(lanes, at, state, columns, colors, room=None):
-    """What is to be seen of the lanes as lines; `room`: lines for each text (None: all)."""
+def frame(lanes, at, state, columns, colors):
+    """What is to be seen of the lanes at a moment of the clock, as lines."""
     lines, theme = [], THEMES[state.theme]
+
+    def painted(text, ink, paper=None):
+        code = "38;2;{};{};{};48;2;{};{};{}".format(*ink, *(paper or theme.page))
+        return f"\x1b[{code}m{text}\x1b[0m" if colors and text else text
+
     for lane in lanes:
-        told = facts(lane, lane.at(at), alone=len(lanes) == 1)
-        status = shorten(
-            Cells(), "  ".join(f"{label} {value}" for label, value in told), 1, columns
-        )
-        lines.append(colored(f"{status:<{columns}}", theme.faint, theme.page) if colors else status)
-        lines += text_frame(lane, at, state.view, theme, columns, colors)[:room]
-        lines.append("")
-    return lines
+        n = lane.at(at)
+        told = "  ".join(" ".join(fact) for fact in facts(lane, n, alone=len(lanes) == 1))
+        lines.append(painted(shorten(CELLS, told, 1, columns).ljust(columns), theme.faint))
+        looks = appearance(lane, n, at, state.view, theme)
+        spots, n_lines = break_lines(pieces(lane, n), columns, CELLS, 1)
+        texts, ends = [""] * n_lines, [0] * n_lines
+        for spot in spots:
+            text, ink, paper = looks[spot.token]
+            shown = spot.text or shorten(CELLS, text or "", 1, spot.w)
+            if spot.text is None and not text:
+                shown, ink = "▁" * int(spot.w) * (not lane.causal), theme.faint
+            space = " " * int(spot.x - ends[spot.line])
+            shown += " " * int(spot.w - CELLS.width(shown, 1))
+            texts[spot.line] += painted(space, ink) + painted(shown, ink, paper)
+            ends[spot.line] = spot.x + spot.w
+        rest = [painted(" " * int(columns - end), theme.ink) for end in ends]
+        lines += [*map(str.__add__, texts, rest), ""]
+    return lines if colors else [line.rstrip() for line in lines]
 
 
 def play_in_terminal(lanes, state, out, seconds=SECONDS):
     """Animate the run in a terminal; into a file or a pipe, print five moments of it."""
     window, animated = shutil.get_terminal_size(), out.isatty()
     columns = max(8, min(96, window.columns - 2))
-    if not animated:
-        for i in range(5):
-            lines = frame(lanes, END if i == 4 else i / 4, state, columns, colors=False)
-            print("\n".join(lines), file=out)
-        return
     if os.name == "nt":
         os.system("")  # makes a Windows console understand escapes
-    colors, n_frames, height = "NO_COLOR" not in os.environ, max(2, int(seconds * 12)), 0
-    room = max(1, window.lines // len(lanes) - 3)
+    colors = animated and "NO_COLOR" not in os.environ
+    n_frames, height = max(2, int(seconds * 12)) if animated else 5, 0
     for i in range(n_frames):
-        at = END * i / (n_frames - 1)
-        lines = frame(lanes, at, state, columns, colors, room if i < n_frames - 1 else None)
-        back = f"\x1b[{height}A" if height else ""
-        out.write(back + "".join(f"\r\x1b[K{line}\n" for line in lines))
+        lines = frame(lanes, END * i / (n_frames - 1), state, columns, colors)
+        if animated and i < n_frames - 1:  # what is higher than the window cannot be overwritten
+            lines = lines[: window.lines - 2]
+        out.write(f"\x1b[{height}A\x1b[J" * (height > 0))
+        out.write("".join(f"{line}\n" for line in lines))
         out.flush()
-        height = len(lines)
-        time.sleep(seconds / n_frames)
+        height = len(lines) * animated
+        time.sleep(seconds / n_frames * animated)

@@ -10,11 +10,14 @@ import math
 import re
 import unicodedata
 from bisect import bisect_left
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 from visual.colors import certainty_color, mix, probability_color, readable_on, viridis
-from visual.items import Item, direction, joins, shorten, visible
+from visual.items import Item, shorten, visible
 from visual.record import MASKED, pieces
 
 FADE = 1 / 16  # of the clock: for so long a token that has just appeared glows
@@ -36,59 +39,34 @@ class Spot(NamedTuple):
     room: tuple = (True, True)  # whether there is a gap on its left and on its right
 
 
-def joined(shown, i):
-    """Piece i, with marks that join Arabic letters to those of the neighbouring tokens."""
-
-    if shown[i].isascii():
-        return shown[i]
-
-    def arabic(k, end):
-        letters = [c for c in (shown[k] if 0 <= k < len(shown) else None) or "" if not joins(c)]
-        return bool(letters) and unicodedata.bidirectional(letters[end]) == "AL"
-
-    before, after = arabic(i - 1, -1) and arabic(i, 0), arabic(i, -1) and arabic(i + 1, 0)
-    return "\u200d" * before + shown[i] + "\u200d" * after
-
-
-def spots_of(shown, width, fonts, size):
-    """What the tokens show, cut at line breaks, without places so far. A leading space is a gap."""
-    mask = min(width, fonts.width(MASK, size))
+def words_of(shown, width, fonts, size):
+    """Group what the tokens show, cut at line breaks, into words: lists of `Spot`s, without places
+    so far, that a line break should not tear apart. A leading space is a gap."""
+    mask, word, total = min(width, fonts.width(MASK, size)), [], 0
     for token, piece in enumerate(shown):
-        if piece is None:
-            yield Spot(token, None, mask)
-            continue
-        gap = len(piece) > 1 and piece[0] == " " and not piece[1].isspace()
-        for part in re.findall(r"[^\n]+|\n", joined(shown, token)[gap:]):
-            text = "◌" * (unicodedata.category(part[0])[0] == "M") + visible(
-                part
-            )  # something for an accent to stand on
-            text = shorten(fonts, text, size, width)
-            w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
-            yield Spot(token, text, w, gap, part == "\n")
-            gap = False
-
-
-def words_of(spots, width):
-    """Group spots into words: lists that a line break should not tear apart."""
-    word, total = [], 0
-    for spot in spots:
-        if word and (spot.gap or word[-1].newline or spot.text is None or total + spot.w > width):
-            yield word
-            word, total = [], 0
-        word.append(spot)
-        total += spot.w
+        gap = piece is None or (len(piece) > 1 and piece[0] == " " and not piece[1].isspace())
+        parts = [None] if piece is None else re.findall(r"[^\n]+|\n", piece[gap:])
+        for part in parts:
+            text, w = None, mask
+            if part is not None:  # an accent needs something to stand on
+                text = "◌" * (unicodedata.category(part[0])[0] == "M") + visible(part)
+                text = shorten(fonts, text, size, width)
+                w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
+            if word and (gap or word[-1].newline or total + w > width):
+                yield word
+                word, total = [], 0
+            word.append(Spot(token, text, w, gap, part == "\n"))
+            total, gap = total + w, False
     if word:
         yield word
 
 
-def break_lines(shown, width, fonts, size, kept=frozenset(), rtl=False):
+def break_lines(shown, width, fonts, size, kept=frozenset()):
     """Set the pieces `shown` in lines of `width` pixels: (list of Spot, number of lines).
 
     kept: tokens that began a line before, and go on doing so if the line is not too short.
-    rtl: the text reads from right to left.
     """
-    words = list(words_of(spots_of(shown, width, fonts, size), width))
-    space = fonts.width(" ", size)
+    words, space = list(words_of(shown, width, fonts, size)), fonts.width(" ", size)
     placed, start, line = [], 0, 0
     while start < len(words):
         x, end, old, whole = 0.0, start, None, False
@@ -101,50 +79,14 @@ def break_lines(shown, width, fonts, size, kept=frozenset(), rtl=False):
             x, whole, end = x + total, words[end][-1].newline, end + 1
         if old and not whole:
             end = old
-        spots = [spot for word in words[start:end] for spot in word]
-        placed += place_line(spots, line, space, width, rtl)
+        x, spots = 0.0, [spot for word in words[start:end] for spot in word]
+        gaps = [True, *(spot.gap for spot in spots[1:]), True]
+        for spot, *room in zip(spots, gaps, gaps[1:], strict=False):
+            x += space * (spot.gap and x > 0)
+            placed.append(Spot(*spot[:5], line, x, tuple(room)))
+            x += spot.w
         start, line = end, line + 1
     return placed, max(1, line)
-
-
-def place_line(spots, line, space, width, rtl):
-    """Give the spots of a line their places, in the order in which the eye meets them."""
-    parts = []  # spots, and None for a gap
-    for spot in spots:
-        parts += [None, spot] if spot.gap and parts else [spot]
-    ways = [direction(part.text) if part else "" for part in parts]
-    if rtl or "R" in ways:
-        parts = [parts[i] for i in visual_order(ways, rtl)]
-    total = sum(part.w if part else space for part in parts)
-    x, placed = (width - total if rtl else 0.0), {}
-    for before, part, after in zip([None, *parts], parts, [*parts[1:], None], strict=False):
-        if part:
-            room = (before is None, after is None)
-            placed[part.token, part.text, part.newline] = part._replace(line=line, x=x, room=room)
-        x += part.w if part else space
-    return [placed[spot.token, spot.text, spot.newline] for spot in spots]
-
-
-def visual_order(directions, rtl):
-    """From the order of reading to that on the line: "R" runs are turned round in a text from left
-    to right, all else in one from right to left. What has no direction takes its neighbours'."""
-    base, n = "R" if rtl else "L", len(directions)
-    sure = [i for i, d in enumerate(directions) if d]
-    resolved = list(directions)
-    for i in range(n):
-        if not directions[i]:
-            k = bisect_left(sure, i)
-            around = {directions[sure[j]] if 0 <= j < len(sure) else base for j in (k - 1, k)}
-            resolved[i] = around.pop() if len(around) == 1 else base
-    order, start = list(range(n)), 0
-    while start < n:
-        end = start + 1
-        while end < n and resolved[end] == resolved[start]:
-            end += 1
-        if resolved[start] != base:
-            order[start:end] = order[start:end][::-1]
-        start = end
-    return order[::-1] if rtl else order
 
 
 def line_height(fonts, size):
@@ -158,13 +100,13 @@ def set_text(record, n, width, height, largest, fonts):
     The letters are the largest with which the first row fits; when a text grows too long for
     them, they become smaller.
     """
-    key, rtl = (width, height, largest, fonts), record.leftwards
+    key = width, height, largest, fonts
     if len(record.layouts) > 8:  # a window that is being resized
         record.layouts.clear()
     rows = record.layouts.setdefault(key, [])
 
     def lines(shown, size, kept=frozenset()):
-        spots, n_lines = break_lines(shown, width, fonts, size, kept, rtl)
+        spots, n_lines = break_lines(shown, width, fonts, size, kept)
         return spots, n_lines * line_height(fonts, size)
 
     while len(rows) <= n:
@@ -186,35 +128,50 @@ def set_text(record, n, width, height, largest, fonts):
     return rows[n][:2]
 
 
-def freshness(record, row, i, at):
-    """1 when what stands at place i has just appeared, soon 0, which what is given always is."""
-    if row.since[i] == 0:
-        return 0.0
-    return max(0.0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2
+@lru_cache(maxsize=64)
+def settled(record, n, view, theme, look):
+    """How the tokens of row n look when nothing glows any more: [(text, ink, paper)].
+
+    The text is None but for what is predicted at a mask, the paper if it is that of the page.
+    """
+    row, found = record.rows[n], []
+    guesses = iter(()) if look is None else zip(*look.best[:2], strict=True)
+    for token, since, p in zip(row.text.tolist(), row.since, row.probability, strict=True):
+        text, ink, paper = None, theme.ink, None
+        if token == MASKED:
+            paper = theme.mask
+            if look is not None:
+                guess, chance = next(guesses)
+                text = in_text(record.tokenizer.show(int(guess)))
+                ink = certainty_color(chance, theme)
+        elif view == "order" and since:
+            paper = viridis(record.rows[since].time)
+            ink = readable_on(paper)
+        elif view == "text" and since:
+            ink = probability_color(p, theme)
+        found.append((text, ink, paper))
+    return found
 
 
-def appearance(record, n, i, at, view, theme, mask=None):
-    """How token i of row n looks: (text, ink, paper), the paper None if it is that of the page.
+def appearance(record, n, at, view, theme):
+    """How the tokens of row n look at a moment: [(text, ink, paper)], as in `settled`.
 
-    mask: which of the masks it is, if it is one. The text is None but for what is predicted.
+    What has just appeared, or was just taken back, glows.
     """
     row = record.rows[n]
-    fresh = freshness(record, row, i, at)
-    if row.text[i] == MASKED:
-        paper = mix(theme.mask, theme.accent, 0.55 * fresh)  # it was taken back
-        if view != "prediction" or row.look is None:
-            return None, theme.ink, paper
-        token, chance = (column[mask] for column in row.look.best[:2])
-        return in_text(record.tokenizer.show(int(token))), certainty_color(chance, theme), paper
-    paper = mix(theme.page, theme.accent, 0.55 * fresh) if fresh > 0.01 else None
-    if row.since[i] == 0:
-        return None, theme.ink, paper
-    if view == "order":
-        paper = mix(viridis(record.rows[row.since[i]].time), (255, 255, 255), 0.6 * fresh)
-        return None, readable_on(paper), paper
-    if view == "prediction":
-        return None, theme.ink, paper
-    return None, mix(probability_color(row.probability[i], theme), theme.ink, fresh), paper
+    found = list(settled(record, n, view, theme, row.look if view == "prediction" else None))
+    for i in np.flatnonzero(row.since > record.at(at - FADE)).tolist():
+        text, ink, paper = found[i]
+        # in some steps, as each colour that a word has must be rendered once
+        fresh = math.ceil(8 * max(0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2) / 8
+        if view == "order" and row.text[i] != MASKED:
+            paper = mix(paper, (255, 255, 255), 0.6 * fresh)
+            ink = readable_on(paper)
+        elif fresh:
+            paper = mix(paper or theme.page, theme.accent, 0.55 * fresh)
+            ink = ink if text else mix(ink, theme.ink, fresh)
+        found[i] = text, ink, paper
+    return found
 
 
 def in_text(name):
@@ -222,49 +179,45 @@ def in_text(name):
     return visible(name.removeprefix(" ") or name)
 
 
-def fit(style, text, box, size, color):
-    """A text in the middle of box (x, y, w, h): smaller, and cut off, if it is too wide."""
-    x, y, w, h = box
-    smallest = max(1, round(size * 0.6))
-    while style.fonts.width(text, size) > w and size > smallest:
-        size -= 1
-    item = style.text(x, y, shorten(style.fonts, text, size, w), color, size=size)
-    return item._replace(x=x + max(0, (w - item.w) / 2), y=y + (h - item.h) / 2)
-
-
 def lay_out_panel(record, state, box, style, before=0):
-    """The text of one run in box (x, y, w, h) as items.
+    """The text of one run in box (x, y, w, h) as words, see `Layout`.
 
     `before`: how many tokens the panels to the left have.
     """
-    theme, fonts, inset = style.theme, style.fonts, style.px(BLEED)
+    inset, n = style.px(BLEED), record.at(state.at)
     x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
-    n = record.at(state.at)
-    row = record.rows[n]
-    size, spots = set_text(record, n, int(w), int(h), style.px(44), fonts)
-    pitch, glyph, hair = line_height(fonts, size), fonts.height(size), max(1, round(size / 16))
-    bleed = min(inset, fonts.width(" ", size) // 3)  # two boxes never meet in one space
-    items, masks = [], 0
+    size, spots = set_text(record, n, int(w), int(h), style.px(44), style.fonts)
+    pitch, last = line_height(style.fonts, size), y + h - style.fonts.height(size)
+    looks, row, words = appearance(record, n, state.at, state.view, style.theme), record.rows[n], []
+    given = ((row.since == 0) & (row.text != MASKED)).tolist()
     for spot in spots:
-        i, left, top = spot.token, x + spot.x, y + spot.line * pitch
-        masks += spot.text is None
-        if top + glyph > y + h:  # in a very small window
+        i, top = spot.token, y + spot.line * pitch
+        if top > last:  # in a very small window
             break
-        text, ink, paper = appearance(record, n, i, state.at, state.view, theme, masks - 1)
-        start = left - bleed * spot.room[0]
-        end = left + spot.w + (bleed if spot.room[1] else -hair)
-        place = (start, top, max(1, end - start), glyph)
-        kind, token = "box" if paper else "area", before + i
-        items.append(Item(kind, *place, paper, radius=size / 5, token=token, anchor=True))
-        if spot.text:
-            label = style.text(left, top, spot.text, ink, size=size)
-            items.append(label._replace(w=spot.w, token=token))
-        elif text:
-            label = fit(style, text, (left, top, spot.w, glyph), size, ink)
-            items.append(label._replace(token=token))
-        if row.since[i] == 0 and row.text[i] != MASKED:  # given
-            under = (left, top + glyph - hair, spot.w, hair)
-            items.append(Item("box", *under, theme.accent, token=token))
-        if token in state.selected:
-            items.append(Item("outline", *place, theme.accent, radius=size / 5, token=token))
-    return items
+        chosen = before + i in state.selected
+        words.append(word(style, size, spot, x, top, looks[i], given[i], chosen, before + i))
+    return words
+
+
+@lru_cache(maxsize=8192)
+def word(style, size, spot, x, top, look, given, chosen, token):
+    """The items of a spot that looks like this, its box first."""
+    theme, fonts, (text, ink, paper) = style.theme, style.fonts, look
+    glyph, hair, left = fonts.height(size), max(1, round(size / 16)), x + spot.x
+    bleed = min(style.px(BLEED), fonts.width(" ", size) // 3)  # two boxes never meet in one space
+    start = left - bleed * spot.room[0]
+    end = left + spot.w + (bleed if spot.room[1] else -hair)
+    place = (start, top, max(1, end - start), glyph)
+    items = [Item("box" if paper else "area", *place, paper, radius=size / 5)]
+    if spot.text:
+        items.append(style.text(left, top, spot.text, ink, size=size)._replace(w=spot.w))
+    elif text:
+        size = max(round(size * 0.6), min(size, int(size * spot.w / fonts.width(text, size))))
+        label = style.text(0, 0, shorten(fonts, text, size, spot.w), ink, size=size)
+        middle = left + (spot.w - label.w) / 2, top + (glyph - label.h) / 2
+        items.append(label._replace(x=middle[0], y=middle[1]))
+    if given:
+        items.append(Item("box", left, top + glyph - hair, spot.w, hair, theme.accent))
+    if chosen:
+        items.append(Item("outline", *place, theme.accent, radius=size / 5))
+    return tuple(item._replace(token=token) for item in items)

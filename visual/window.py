@@ -10,13 +10,14 @@ import pygame
 
 from files import UserError
 from visual.colors import THEMES
-from visual.controls import END, advance, handle, lane_of, on_event
-from visual.drawing import Fonts, draw_layout
-from visual.items import glide
+from visual.controls import END, advance, handle, on_event
+from visual.drawing import Canvas, Fonts
+from visual.items import Layout, glide
 from visual.page import lay_out
-from visual.record import MASKED, pieces
+from visual.record import pieces
 
 FRAMES = 60  # a second, while something moves
+REST = 50  # milliseconds, while nothing does
 
 
 def find_display():
@@ -28,10 +29,14 @@ def find_display():
     if named or not sys.platform.startswith("linux"):
         with contextlib.suppress(pygame.error):  # the display that is named may not answer
             pygame.display.init()
+            if (
+                pygame.display.get_driver() == "x11"
+            ):  # without a GPU, OpenGL takes ten times as long
+                os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
             if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return
             pygame.display.quit()
-    raise UserError("no display here: use --save out.gif (or .png, .mp4), or --text")
+    raise UserError("no display here: use --save out.gif (or .png), or --text")
 
 
 def open_window(size):
@@ -58,8 +63,6 @@ def obey(state, worker, window, lanes):
     """Do what the state requests: the state afterwards."""
     request, state = state.request.split(), replace(state, request="")
     try:
-        if worker.settings is None and request[0] != "fullscreen":
-            raise UserError("the model is still being loaded")
         match request:
             case ["run" | "new"]:
                 worker.run(state.settings)
@@ -71,15 +74,14 @@ def obey(state, worker, window, lanes):
             case ["erase" | "put", *_] if not state.selected:
                 raise UserError("choose words first: click on one, or drag over several")
             case ["branch"]:
-                go_on(replace(state, selected=frozenset()), worker, lanes)
+                worker.go_on(replace(state, selected=frozenset()), lanes)
             case ["erase" | "put", *ids]:
-                go_on(state, worker, lanes, *ids)
+                worker.go_on(state, lanes, *ids)
             case ["undo"]:
                 worker.undo()
             case ["compare"]:
                 worker.kept = None if worker.kept else lanes[0]
-                state = replace(state, kept=worker.kept is not None)
-                if state.kept and state.settings == lanes[0].settings:
+                if worker.kept and state.settings == lanes[0].settings:
                     state = handle(state, "more seed", lanes)
                 worker.run(state.settings)
             case ["copy"]:
@@ -97,65 +99,60 @@ def obey(state, worker, window, lanes):
     return state
 
 
-def go_on(state, worker, lanes, token=MASKED):
-    """Go on from this moment, with masks, or that token, in the place of those selected."""
-    record = lane_of(lanes, max(state.selected, default=0))[0]
-    if record.causal:
-        raise UserError("a GPT cannot fill gaps: only its end can change")
-    n, edits = record.at(state.at), {lane_of(lanes, i)[1]: int(token) for i in state.selected}
-    if not edits and not record.masked(n):
-        raise UserError("nothing is masked here: go back on the timeline first")
-    worker.go_on(record, n, edits, state.settings)
-
-
 def show(window, worker, state):
     """Show what the worker does until the window is closed. Returns the last state.
 
     Raises the UserError that kept the worker from loading its model.
     """
+    sys.setswitchinterval(0.0005)  # so that the sampler need not wait for each frame
     fonts, clock, lanes, lacking = Fonts(), pygame.Clock(), worker.lanes, ""
-    layout = drawn = size = None  # layout: what is on the screen
-    sys.setswitchinterval(0.001)  # so that the sampler need not wait for each frame
-    before, loaded, moving = state.settings, False, False
+    layout = drawn = size = None  # layout: what is on the screen; drawn: what it was made of
+    asked, loaded, moving = state.settings, False, True
     while state.request != "quit":
         surface = window.get_surface()
         if size != surface.get_size():
-            layout, size = None, surface.get_size()
-        scale = size[0] / window.size[0]
-        for event in pygame.event.get():
+            canvas, layout, size = Canvas(surface, fonts), None, surface.get_size()
+        scale, calm = size[0] / window.size[0], not (moving or worker.busy)
+        waited = [pygame.event.wait(REST)] if calm else []
+        for event in waited + pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
-                drawn = None  # what was drawn may be lost
-            if layout:
-                state = on_event(event, state, layout, lanes, scale)
+                canvas, drawn = Canvas(surface, fonts), None  # what was drawn may be lost
+            state = on_event(event, state, layout or Layout([], [], []), lanes, scale)
         if worker.error:
             raise worker.error
         if worker.settings and not loaded:
-            loaded = True
-            if state.settings == before:  # nobody has changed them meanwhile
-                state = replace(state, settings=worker.settings)
+            loaded, new = True, vars(state.settings).items()
+            changed = {k: v for k, v in new if v != getattr(asked, k)}  # meanwhile
+            state = replace(state, settings=replace(worker.settings, **changed))
             gc.freeze()  # PyTorch's many objects stay: to look through them makes a frame late
-        if state.request not in ("", "quit"):
+        if state.request not in ("", "quit") and (loaded or state.request == "fullscreen"):
             state = obey(state, worker, window, lanes)
         if worker.lanes is not lanes:
             lanes, layout = worker.lanes, None
             at = min(END, lanes[0].start)
-            state = replace(state, at=at, playing=True, selected=frozenset())
+            state = replace(state, at=at, playing=True)
+            if lanes[0].grid and state.selected:  # a given was typed: see what it changes
+                state = replace(state, playing=False)
+            else:
+                state = replace(state, selected=frozenset())
         if worker.message or fonts.lacking() != lacking:
             lacking = fonts.lacking()
             state, worker.message = replace(state, message=worker.message or lacking), ""
         passed = min(0.1, clock.get_time() / 1000)
-        state = advance(replace(state, busy=worker.busy), lanes, passed)
+        state = replace(state, busy=worker.busy, kept=worker.kept is not None)
+        state = advance(state, lanes, passed)
         now = (state, size, lanes, [(len(lane.rows), lane.done) for lane in lanes])
-        if now != drawn or moving:
+        changed, drawn = moving or now != drawn, now
+        if changed:
             wanted = lay_out(lanes, state, size, fonts, scale)
             layout, moving = glide(layout, wanted, passed, size[0] / 4)
-            draw_layout(surface, layout, fonts, THEMES[state.theme].page)
+            canvas.draw(layout, THEMES[state.theme].page)
             window.flip()
-            drawn = now
-            for item in layout.items if state.prompt else ():
+            for item in layout.rows if state.prompt else ():
                 if item.command == "caret":  # an input method opens its list there
                     place = (item.x / scale, item.y / scale, 1, item.h / scale)
                     pygame.key.set_text_input_rect(pygame.Rect(place))
+        moving = moving or state.playing
         if worker.thread.ident is None:  # now that there is something to see
             worker.thread.start()
         clock.tick(FRAMES)

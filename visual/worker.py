@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from files import UserError
+from visual.controls import lane_of
 from visual.record import MASKED, Record, on_one_clock
+from visual.sudoku import puzzle
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -43,7 +45,10 @@ class Worker:
 
     def open(self):
         """Load what is needed. Raises UserError."""
-        self.model, self.tokenizer, self.title, self.twin, self.settings = self.load(self.asked)
+        self.model, self.tokenizer, self.title, self.twin, *settings = self.load(self.asked)
+        if len(settings) > 1:  # two runs side by side
+            self.kept = self.begin(settings[0])[0]
+        self.settings = settings[-1]
 
     def work(self):
         """What the thread does: load, then sample what is ordered."""
@@ -76,35 +81,42 @@ class Worker:
         """The lanes of a new run before it begins. Raises UserError if it is not possible."""
         from visual.sampler import begin
 
-        models = [self.model] if self.twin is None else [self.model, self.twin]
-        return [begin(model, self.tokenizer, settings, self.title) for model in models]
+        models, kept = [self.model] if self.twin is None else [self.model, self.twin], self.kept
+        lanes = [begin(model, self.tokenizer, settings, self.title) for model in models]
+        return lanes if kept is None else [kept, *lanes]
 
     def run(self, settings):
         """Order a run; one that is under way is given up, unless the new one is not possible."""
-        if self.settings is None:
-            raise UserError("the model is still being loaded")
-        self.order([self.kept] * (self.kept is not None) + self.begin(settings))
+        self.order(self.begin(settings))
 
-    def go_on(self, record, n, edits, settings):
-        """Order the rest of a run from row n on, with other tokens or masks at some places."""
+    def go_on(self, state, lanes, token=MASKED):
+        """Order the rest of a run from this moment on: with another seed, and with masks, or with
+        that token, in the place of what is selected."""
         from visual.sampler import continued
 
-        self.order([continued(record, n, edits, replace(settings, length=record.length))])
+        record = lane_of(lanes, max(state.selected, default=0))[0]
+        n, edits = record.at(state.at), {lane_of(lanes, i)[1]: int(token) for i in state.selected}
+        if record.causal:
+            raise UserError("a GPT cannot fill gaps: only its end can change")
+        if not edits and not record.masked(n):
+            raise UserError("nothing is masked here: go back on the timeline first")
+        self.order([continued(record, n, edits, replace(state.settings, length=record.length))])
 
     def corrupt(self, settings):
         """Order a run in which a real text is masked, and written again."""
         from visual.sampler import corrupted
 
-        text, L = self.real_text, min(settings.length, self.model.config.context)
-        places = np.flatnonzero(np.array(list(text)) == "\n")[:-1]  # lines begin behind them
-        start = places[settings.seed * 7919 % len(places)] + 1 if len(places) else 0
-        ids = np.array(self.tokenizer.encode(text[start : start + 20 * L])[:L])
+        lines = self.real_text.splitlines(keepends=True)
+        k, L = settings.seed * 7919 % len(lines), min(settings.length, self.model.config.context)
+        ids = np.array(self.tokenizer.encode("".join(lines[k : k + L]))[:L])
         self.order([corrupted(self.model, self.tokenizer, settings, self.title, ids)])
 
     def example(self, k, settings):
-        """The settings with the k-th of three example prompts."""
+        """The settings with the k-th of some example prompts."""
         from visual.sampler import examples
 
+        if settings.grid:
+            return replace(settings, prompt=puzzle(settings.seed) * (k > 0))
         return replace(settings, prompt=examples(self.tokenizer, self.real_text, settings.seed)[k])
 
     @cached_property
