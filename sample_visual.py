@@ -27,7 +27,7 @@ from files import UserError, check_writable, use_utf8
 from visual.colors import THEMES
 from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, save
-from visual.record import SAMPLERS, Settings, leftwards
+from visual.record import SAMPLERS, Settings
 from visual.sudoku import BOXES, perfect, puzzle
 from visual.terminal import play_in_terminal
 from visual.window import find_display, open_window, show
@@ -150,8 +150,6 @@ def load(arguments, settings):
     runs = [settings] + [changed(settings, arguments.compare)] * bool(arguments.compare)
     for each in runs:  # raises UserError if they make no sense
         begin(model, tokenizer, each)
-    if leftwards(tokenizer) and not arguments.text:
-        raise UserError("this text is read from right to left, which only --text can show")
     if arguments.race is not None:
         path = arguments.race or newest_checkpoint(arguments.folder, twin=True)
         twin, its_tokenizer, _ = load_checkpoint(path, DiffusionTransformer)

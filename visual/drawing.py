@@ -9,8 +9,14 @@ from pathlib import Path
 import pygame
 import pygame.freetype
 
-from visual.items import joins
+from visual.items import direction, joins
 
+SCRIPTS = {  # the first word of a character's name: what HarfBuzz calls its script
+    "ARABIC": "Arab", "BENGALI": "Beng", "DEVANAGARI": "Deva", "GUJARATI": "Gujr",
+    "GURMUKHI": "Guru", "HEBREW": "Hebr", "KANNADA": "Knda", "KHMER": "Khmr", "LAO": "Laoo",
+    "MALAYALAM": "Mlym", "MYANMAR": "Mymr", "ORIYA": "Orya", "SINHALA": "Sinh", "SYRIAC": "Syrc",
+    "TAMIL": "Taml", "TELUGU": "Telu", "THAI": "Thai", "TIBETAN": "Tibt",
+}  # fmt: skip
 FALLBACK_FONTS = (  # of the usual systems, for what the first font has no glyph for
     "notosanscjksc,notosanscjkjp,sourcehansanssc,microsoftyahei,pingfangsc,hiraginosansgb,simsun",
     "notosansdevanagari,nirmalaui,kohinoordevanagari,notosanshebrew,notosansarabic,segoeui",
@@ -34,6 +40,11 @@ def font_paths():
             yield Path(path)
 
 
+def script_of(character):
+    """The first word of a character's name, which for a letter is that of its script."""
+    return unicodedata.name(character, "UNKNOWN").partition(" ")[0]
+
+
 class Fonts:
     """Measures and renders text, each character in the first font that has it."""
 
@@ -42,6 +53,7 @@ class Fonts:
         pygame.freetype.init()  # it can say whether a font has a glyph
         self.paths = font_paths()
         self.fonts, self.coverage = [], []  # the best first; those that were needed so far
+        self.scripts = {}  # for which script each font was last used
         self.missing = set()  # scripts that no font has
         self.first_with, self.width = cache(self.first_with), cache(self.width)
         self.height = cache(self.height)
@@ -53,7 +65,7 @@ class Fonts:
         for i, font in enumerate(self.coverage):
             if font.get_metrics(character)[0] is not None:
                 return i
-        script = unicodedata.name(character, "UNKNOWN").partition(" ")[0]
+        script = script_of(character)
         for path in self.paths if script not in self.missing else ():
             try:
                 fonts = pygame.font.Font(str(path), 20), pygame.freetype.Font(str(path), 20)
@@ -78,19 +90,33 @@ class Fonts:
         return font
 
     def parts(self, text):
-        """Cut a text where the font changes: [(number of the font, text)]."""
+        """Cut a text where font or script change: (number of the font, script, text)s.
+
+        They come in the order in which they are drawn from left to right.
+        """
         parts = []
         for character in text:
+            script = SCRIPTS.get(script_of(character), "Latn")
             number = self.first_with(character)
-            if parts and (joins(character) or parts[-1][0] == number):
-                parts[-1][1] += character
+            if parts and (joins(character) or parts[-1][:2] == [number, script]):
+                parts[-1][2] += character
             else:
-                parts.append([number, character])
-        return parts
+                parts.append([number, script, character])
+        return parts[::-1] if direction(text) == "R" else parts
+
+    def shaped(self, number, script, text, size):
+        """The font in which a part is measured and drawn."""
+        font = self.font(number, size)
+        if script != self.scripts.get(number, "Latn"):
+            font.set_script(script)
+            right = direction(text) == "R"
+            font.set_direction(pygame.DIRECTION_RTL if right else pygame.DIRECTION_LTR)
+            self.scripts[number] = script
+        return font
 
     def width(self, text, size):
         """Pixels."""
-        return sum(self.font(number, size).size(part)[0] for number, part in self.parts(text))
+        return sum(self.shaped(*part, size).size(part[2])[0] for part in self.parts(text))
 
     def height(self, size):
         """Pixels."""
@@ -101,11 +127,11 @@ class Fonts:
         box = (max(1, self.width(text, size)), self.height(size))
         surface = pygame.Surface(box, pygame.SRCALPHA)
         x, ascent = 0, self.font(0, size).get_ascent()
-        for number, part in self.parts(text):
-            font = self.font(number, size)
-            width = font.size(part)[0]
+        for part in self.parts(text):
+            font = self.shaped(*part, size)
+            width = font.size(part[2])[0]
             if width:  # SDL renders no text without width, such as a lone variation selector
-                surface.blit(font.render(part, True, color), (x, ascent - font.get_ascent()))
+                surface.blit(font.render(part[2], True, color), (x, ascent - font.get_ascent()))
             x += width
         return surface
 

@@ -113,6 +113,19 @@ def joins(character):
     return unicodedata.category(character)[0] == "M" or character in "\u200c\u200d"
 
 
+def direction(text):
+    """How a text is read: "R" from right to left, "L" from left to right, "" if either will do."""
+    if text and text.isascii() and text[0].isalpha():  # most are
+        return "L"
+    for character in text or "":
+        kind = unicodedata.bidirectional(character)
+        if kind in ("R", "AL"):
+            return "R"
+        if kind in ("L", "EN", "AN"):
+            return "L"
+    return ""
+
+
 def visible(text):
     """A text of which one can see every character: line breaks and control characters, too."""
     special = {"\n": "↵", "\t": "⇥", "\r": "↤", "\u200c": "\u200c", "\u200d": "\u200d"}

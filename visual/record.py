@@ -2,12 +2,13 @@
 
 import codecs
 import re
-import unicodedata
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+
+from visual.items import direction
 
 MASKED = -1
 MOST_STEPS = 4096
@@ -57,6 +58,7 @@ class Record:
     title: str = ""
     causal: bool = False  # written from left to right: there are no masks to be shown
     heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
+    leftwards: bool = False  # read from right to left
     start: float = 0.0  # the moment from which it is played
     rows: list = field(default_factory=list)
     done: bool = False
@@ -111,9 +113,9 @@ def pieces(record, n):
 
 def leftwards(tokenizer):
     """Whether most of the tokens are read from right to left."""
-    spelled = [token.decode("utf-8", "ignore") for token in tokenizer.token_bytes if len(token) > 1]
-    kinds = [{unicodedata.bidirectional(c) for c in text} for text in spelled]
-    return sum(bool(kind & {"R", "AL"}) for kind in kinds) > len(spelled) / 2
+    spelled = [token for token in tokenizer.token_bytes if len(token) > 1]
+    other = [token.decode("utf-8", "ignore") for token in spelled if not token.isascii()]
+    return [direction(text) for text in other].count("R") > len(spelled) / 2
 
 
 def place_among_masks(row, i):

@@ -13,7 +13,7 @@ from files import UserError
 from hardware import autocast
 from mdlm.sampling import adjust, template
 from mdlm.twin import cache_error, sample_twin
-from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, rivals
+from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, leftwards, rivals
 from visual.sudoku import checked
 
 RIVALS = 5  # tokens shown of what the model predicts at a mask
@@ -47,7 +47,7 @@ def blank(model, tokenizer, settings, title):
     """A record without rows."""
     c = model.config
     heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") else (0, 0)
-    return Record(tokenizer, settings, title, c.causal, heads)
+    return Record(tokenizer, settings, title, c.causal, heads, leftwards(tokenizer))
 
 
 def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):

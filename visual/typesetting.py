@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from visual.colors import certainty_color, mix, probability_color, readable_on, viridis
-from visual.items import Item, shorten, visible
+from visual.items import Item, direction, joins, shorten, visible
 from visual.record import MASKED, pieces
 
 FADE = 1 / 16  # of the clock: for so long a token that has just appeared glows
@@ -39,34 +39,59 @@ class Spot(NamedTuple):
     room: tuple = (True, True)  # whether there is a gap on its left and on its right
 
 
-def words_of(shown, width, fonts, size):
-    """Group what the tokens show, cut at line breaks, into words: lists of `Spot`s, without places
-    so far, that a line break should not tear apart. A leading space is a gap."""
-    mask, word, total = min(width, fonts.width(MASK, size)), [], 0
+def joined(shown, i):
+    """Piece i, with marks that join Arabic letters to those of the neighbouring tokens."""
+
+    if shown[i].isascii():
+        return shown[i]
+
+    def arabic(k, end):
+        letters = [c for c in (shown[k] if 0 <= k < len(shown) else None) or "" if not joins(c)]
+        return bool(letters) and unicodedata.bidirectional(letters[end]) == "AL"
+
+    before, after = arabic(i - 1, -1) and arabic(i, 0), arabic(i, -1) and arabic(i + 1, 0)
+    return "\u200d" * before + shown[i] + "\u200d" * after
+
+
+def spots_of(shown, width, fonts, size):
+    """What the tokens show, cut at line breaks, without places so far. A leading space is a gap."""
+    mask = min(width, fonts.width(MASK, size))
     for token, piece in enumerate(shown):
-        gap = piece is None or (len(piece) > 1 and piece[0] == " " and not piece[1].isspace())
-        parts = [None] if piece is None else re.findall(r"[^\n]+|\n", piece[gap:])
-        for part in parts:
-            text, w = None, mask
-            if part is not None:  # an accent needs something to stand on
-                text = "◌" * (unicodedata.category(part[0])[0] == "M") + visible(part)
-                text = shorten(fonts, text, size, width)
-                w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
-            if word and (gap or word[-1].newline or total + w > width):
-                yield word
-                word, total = [], 0
-            word.append(Spot(token, text, w, gap, part == "\n"))
-            total, gap = total + w, False
+        if piece is None:
+            yield Spot(token, None, mask)
+            continue
+        gap = len(piece) > 1 and piece[0] == " " and not piece[1].isspace()
+        for part in re.findall(r"[^\n]+|\n", joined(shown, token)[gap:]):
+            text = "◌" * (unicodedata.category(part[0])[0] == "M") + visible(
+                part
+            )  # something for an accent to stand on
+            text = shorten(fonts, text, size, width)
+            w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
+            yield Spot(token, text, w, gap, part == "\n")
+            gap = False
+
+
+def words_of(spots, width):
+    """Group spots into words: lists that a line break should not tear apart."""
+    word, total = [], 0
+    for spot in spots:
+        if word and (spot.gap or word[-1].newline or spot.text is None or total + spot.w > width):
+            yield word
+            word, total = [], 0
+        word.append(spot)
+        total += spot.w
     if word:
         yield word
 
 
-def break_lines(shown, width, fonts, size, kept=frozenset()):
+def break_lines(shown, width, fonts, size, kept=frozenset(), rtl=False):
     """Set the pieces `shown` in lines of `width` pixels: (list of Spot, number of lines).
 
     kept: tokens that began a line before, and go on doing so if the line is not too short.
+    rtl: the text reads from right to left.
     """
-    words, space = list(words_of(shown, width, fonts, size)), fonts.width(" ", size)
+    words = list(words_of(spots_of(shown, width, fonts, size), width))
+    space = fonts.width(" ", size)
     placed, start, line = [], 0, 0
     while start < len(words):
         x, end, old, whole = 0.0, start, None, False
@@ -79,14 +104,50 @@ def break_lines(shown, width, fonts, size, kept=frozenset()):
             x, whole, end = x + total, words[end][-1].newline, end + 1
         if old and not whole:
             end = old
-        x, spots = 0.0, [spot for word in words[start:end] for spot in word]
-        gaps = [True, *(spot.gap for spot in spots[1:]), True]
-        for spot, *room in zip(spots, gaps, gaps[1:], strict=False):
-            x += space * (spot.gap and x > 0)
-            placed.append(Spot(*spot[:5], line, x, tuple(room)))
-            x += spot.w
+        spots = [spot for word in words[start:end] for spot in word]
+        placed += place_line(spots, line, space, width, rtl)
         start, line = end, line + 1
     return placed, max(1, line)
+
+
+def place_line(spots, line, space, width, rtl):
+    """Give the spots of a line their places, in the order in which the eye meets them."""
+    parts = []  # spots, and None for a gap
+    for spot in spots:
+        parts += [None, spot] if spot.gap and parts else [spot]
+    ways = [direction(part.text) if part else "" for part in parts]
+    if rtl or "R" in ways:
+        parts = [parts[i] for i in visual_order(ways, rtl)]
+    total = sum(part.w if part else space for part in parts)
+    x, placed = (width - total if rtl else 0.0), {}
+    for before, part, after in zip([None, *parts], parts, [*parts[1:], None], strict=False):
+        if part:
+            room = (before is None, after is None)
+            placed[part.token, part.text, part.newline] = part._replace(line=line, x=x, room=room)
+        x += part.w if part else space
+    return [placed[spot.token, spot.text, spot.newline] for spot in spots]
+
+
+def visual_order(directions, rtl):
+    """From the order of reading to that on the line: "R" runs are turned round in a text from left
+    to right, all else in one from right to left. What has no direction takes its neighbours'."""
+    base, n = "R" if rtl else "L", len(directions)
+    sure = [i for i, d in enumerate(directions) if d]
+    resolved = list(directions)
+    for i in range(n):
+        if not directions[i]:
+            k = bisect_left(sure, i)
+            around = {directions[sure[j]] if 0 <= j < len(sure) else base for j in (k - 1, k)}
+            resolved[i] = around.pop() if len(around) == 1 else base
+    order, start = list(range(n)), 0
+    while start < n:
+        end = start + 1
+        while end < n and resolved[end] == resolved[start]:
+            end += 1
+        if resolved[start] != base:
+            order[start:end] = order[start:end][::-1]
+        start = end
+    return order[::-1] if rtl else order
 
 
 def line_height(fonts, size):
@@ -100,13 +161,13 @@ def set_text(record, n, width, height, largest, fonts):
     The letters are the largest with which the first row fits; when a text grows too long for
     them, they become smaller.
     """
-    key = width, height, largest, fonts
+    key, rtl = (width, height, largest, fonts), record.leftwards
     if len(record.layouts) > 8:  # a window that is being resized
         record.layouts.clear()
     rows = record.layouts.setdefault(key, [])
 
     def lines(shown, size, kept=frozenset()):
-        spots, n_lines = break_lines(shown, width, fonts, size, kept)
+        spots, n_lines = break_lines(shown, width, fonts, size, kept, rtl)
         return spots, n_lines * line_height(fonts, size)
 
     while len(rows) <= n:
@@ -179,6 +240,16 @@ def in_text(name):
     return visible(name.removeprefix(" ") or name)
 
 
+def fit(style, text, box, size, color):
+    """A text in the middle of box (x, y, w, h): smaller, and cut off, if it is too wide."""
+    x, y, w, h = box
+    smallest = max(1, round(size * 0.6))
+    while style.fonts.width(text, size) > w and size > smallest:
+        size -= 1
+    item = style.text(x, y, shorten(style.fonts, text, size, w), color, size=size)
+    return item._replace(x=x + max(0, (w - item.w) / 2), y=y + (h - item.h) / 2)
+
+
 def lay_out_panel(record, state, box, style, before=0):
     """The text of one run in box (x, y, w, h) as words, see `Layout`.
 
@@ -212,10 +283,7 @@ def word(style, size, spot, x, top, look, given, chosen, token):
     if spot.text:
         items.append(style.text(left, top, spot.text, ink, size=size)._replace(w=spot.w))
     elif text:
-        size = max(round(size * 0.6), min(size, int(size * spot.w / fonts.width(text, size))))
-        label = style.text(0, 0, shorten(fonts, text, size, spot.w), ink, size=size)
-        middle = left + (spot.w - label.w) / 2, top + (glyph - label.h) / 2
-        items.append(label._replace(x=middle[0], y=middle[1]))
+        items.append(fit(style, text, (left, top, spot.w, glyph), size, ink))
     if given:
         items.append(Item("box", left, top + glyph - hair, spot.w, hair, theme.accent))
     if chosen:
