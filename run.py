@@ -5,9 +5,10 @@
                              comes with the repository); takes sample_visual.py's options
     python run.py twin       install, run twin.ipynb: an autoregressive model to compare with
     python run.py blocks     install, run blocks.ipynb: between the two, and texts of any length
+    python run.py sudoku     install, run sudoku.ipynb: a language whose truth is known
     python run.py test       install, check the style, run the tests; takes pytest's options
     python run.py page       open the included model as a page in the browser; installs nothing
-    python run.py export     write the notebooks' code to mdlm/; the first four do so by themselves
+    python run.py export     write the notebooks' code to mdlm/; what runs one does so by itself
 
 An active virtual environment is used; if there is none, `.venv` is created beside this file.
 """
@@ -28,6 +29,7 @@ COMMANDS = {
     "all": ["train_model.ipynb", "sampling.ipynb"],
     "twin": ["twin.ipynb"],
     "blocks": ["blocks.ipynb"],
+    "sudoku": ["sudoku.ipynb"],
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -174,7 +176,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False, add_help=False,
     )  # fmt: skip
-    commands = ["all", "watch", "twin", "blocks", "test", "page", "export"]
+    commands = ["all", "watch", "twin", "blocks", "sudoku", "test", "page", "export"]
     parser.add_argument("command", nargs="?", default="all", choices=commands)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
