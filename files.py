@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Beside other programs, PyTorch's threads wait for each other by spinning, and a step takes many
 # times as long. A short spin before sleeping cures that. To be set before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 NOT_TEXT = {  # how files begin that might be taken for plain text
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip (such as .docx and .epub)", b"%PDF": "PDF",
