@@ -92,8 +92,9 @@ def bible_parts(n):
     James Bible and end with the same verse there: no verse kept for validation or for the test is
     in the training text in other words.
     """
-    parts = split_text(load_text("kjv"))
-    known, (chapters, last) = {*parts[0].split("\n\n")}, bible_chapters()
+    chapters, last = bible_chapters()
+    parts = split_text("\n\n".join(chapters.values()))
+    known = {*parts[0].split("\n\n")}
     training, texts = {k for k in chapters if chapters[k] in known}, [parts[0].strip()]
     for name in list(BIBLES)[1:n]:
         others, its_last = bible_chapters(name)

@@ -23,7 +23,7 @@ import torch
 from bpe_tokenizer import BPETokenizer
 from files import UserError, write_atomically
 from hardware import pick_device
-from settings import Config
+from settings import Config, kind
 
 VERSION = "3"
 DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
@@ -49,8 +49,7 @@ def run_name(config, code):
         del identity["block"]
     identity |= {"corpus": Path(config.corpus).as_posix(), "code": code}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    kind = "-twin" if config.causal else "-blocks" if config.block else ""
-    return f"{Path(config.corpus).stem}-{digest[:6]}{kind}"
+    return f"{Path(config.corpus).stem}-{digest[:6]}{kind(config)}"
 
 
 @torch.no_grad()

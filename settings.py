@@ -132,6 +132,11 @@ def nearest(name, names):
     return f": did you mean {found[0]!r}?" if found else f": there is {', '.join(names)}"
 
 
+def kind(config):
+    """How the names of a network's checkpoints end: "-twin", "-blocks", or "" for diffusion."""
+    return "-twin" if config.causal else "-blocks" if config.block else ""
+
+
 def check(config):
     """Raise UserError, naming the cause and the cure, if a setting makes no sense."""
     for field in fields(config):

@@ -13,13 +13,14 @@ Interrupted runs resume where they stopped. Every setting of the notebook is an 
 
 import argparse
 import os
+import re
 import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
 
 from files import UserError, check_writable, use_utf8
-from settings import PRESETS, Config, settings
+from settings import PRESETS, Config, kind, settings
 
 
 def parse_arguments(argv=None):
@@ -72,7 +73,8 @@ def enough_tokens(config):
     """The preset's vocabulary, or a smaller one for a short text, and says so."""
     from corpus import is_prepared, text_parts, usual_vocab_size
 
-    if is_prepared(config.corpus):
+    named = config.corpus in ("kjv", "shakespeare") or re.fullmatch(r"bibles(-\d+)?", config.corpus)
+    if named or is_prepared(config.corpus):  # long enough: no need to read them twice
         return config.vocab_size
     text = text_parts(config.corpus)[0]
     n_tokens = min(config.vocab_size, usual_vocab_size(text))
@@ -120,8 +122,7 @@ def main(argv=None):
             show_runs(arguments.folder)
             return 0
         if arguments.export:
-            kind = "-twin" if config.causal else "-blocks" if config.block else ""
-            ending = f"{kind}.safetensors"
+            ending = f"{kind(config)}.safetensors"
             if not arguments.export.endswith(ending):
                 raise UserError(f"--export {arguments.export}: its name must end with {ending}")
             check_writable(arguments.export)

@@ -72,7 +72,7 @@ def network_of(config):
 
 
 def trainer(name, **changes):
-    """(model, corpus, config, step): step(number, config) does one step of training."""
+    """(model, corpus, config, step, ema): step(number, config) does one step of training."""
     _, setting, loss = RUNS[name]
     config = settings("small", **(dict(short_windows=0.0) | setting | changes))
     corpus, config = (
@@ -177,13 +177,12 @@ def measure(name, seed, judge, smoke):
 
 
 def speed(length, context, block, steps):
-    """Tokens a second of an untrained network of that size, one text: a dict."""
+    """Tokens a second of an untrained network of that size, one text."""
     config = settings("small", context=context, block=block)
     model, z = BlockDenoiser(config).eval(), torch.full((1, length), config.vocab_size - 1)
     start = time.process_time()
     sample_blocks(model, z, steps, torch.Generator().manual_seed(1))
-    row = dict(length=length, context=context, block=block, steps=steps)
-    return row | dict(tokens_per_second=length / (time.process_time() - start))
+    return length / (time.process_time() - start)
 
 
 @torch.no_grad()
@@ -211,10 +210,8 @@ def speeds(smoke):
         row = dict(length=length, gpt=speed_of_twin(length))
         for steps in (16, 4):
             row[f"without, {steps}"] = speed_without(length, 16, steps)
-            row[f"cache, {steps}"] = speed(length, length, 16, steps)["tokens_per_second"]
-            row[f"sliding, {steps}"] = speed(length, 32 if smoke else 128, 16, steps)[
-                "tokens_per_second"
-            ]
+            row[f"cache, {steps}"] = speed(length, length, 16, steps)
+            row[f"sliding, {steps}"] = speed(length, 32 if smoke else 128, 16, steps)
         rows.append(row)
     return rows
 
