@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import sys
+import time
 from dataclasses import replace
 
 import pygame
@@ -17,7 +18,7 @@ from visual.page import lay_out
 from visual.record import pieces
 
 FRAMES = 60  # a second, while something moves
-REST = 50  # milliseconds, while nothing does
+REST = 0.03  # seconds between two looks for events, while nothing does
 
 
 def find_display():
@@ -104,7 +105,7 @@ def show(window, worker, state):
 
     Raises the UserError that kept the worker from loading its model.
     """
-    sys.setswitchinterval(0.0005)  # so that the sampler need not wait for each frame
+    sys.setswitchinterval(0.0001)  # so that the sampler need not wait for each frame
     fonts, clock, lanes, lacking = Fonts(), pygame.Clock(), worker.lanes, ""
     layout = drawn = size = None  # layout: what is on the screen; drawn: what it was made of
     asked, loaded, moving = state.settings, False, True
@@ -113,8 +114,9 @@ def show(window, worker, state):
         if size != surface.get_size():
             canvas, layout, size = Canvas(surface, fonts), None, surface.get_size()
         scale, calm = size[0] / window.size[0], not (moving or worker.busy)
-        waited = [pygame.event.wait(REST)] if calm else []
-        for event in waited + pygame.event.get():
+        if calm:  # asleep: pygame's own wait looks for events a thousand times a second
+            time.sleep(REST)
+        for event in pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
                 canvas, drawn = Canvas(surface, fonts), None  # what was drawn may be lost
             state = on_event(event, state, layout or Layout([], [], []), lanes, scale)
@@ -125,6 +127,11 @@ def show(window, worker, state):
             changed = {k: v for k, v in new if v != getattr(asked, k)}  # meanwhile
             state = replace(state, settings=replace(worker.settings, **changed))
             gc.freeze()  # PyTorch's many objects stay: to look through them makes a frame late
+            # Two teams of OpenMP threads share the cores badly: the sampler's takes twice as long
+            # if this thread, which computes what a card shows, ever starts one as well.
+            import torch
+
+            torch.set_num_threads(1)
         if state.request not in ("", "quit") and (loaded or state.request == "fullscreen"):
             state = obey(state, worker, window, lanes)
         if worker.lanes is not lanes:
