@@ -33,9 +33,10 @@ from settings import settings
 
 RESULTS, INCLUDED = Path(__file__).with_suffix(".json"), ROOT / "checkpoints" / "sudoku.safetensors"
 NETWORK = dict(
-    corpus="sudoku", vocab_size=257, context=36, n_layers=6, d_model=128, n_heads=4,
-    batch_size=128, muon_lr=0.02, adamw_lr=6e-3,
+    corpus="sudoku", vocab_size=257, context=36, n_layers=10, d_model=64, n_heads=4,
+    batch_size=256, muon_lr=0.02, adamw_lr=6e-3,
 )  # fmt: skip
+LARGER = dict(n_layers=12, d_model=96)  # the included one
 GIVENS = (10, 12, 14, 18, 22)
 
 
@@ -139,7 +140,8 @@ def compare(measures, steps, seed, changes):
 
 def make(measures, steps, path, changes):
     """Train the included model, and write it after every 250 steps: the best is kept."""
-    config = settings("medium", **NETWORK | changes, steps=steps, eval_every=min(steps, 250))
+    larger = NETWORK | LARGER | changes
+    config = settings("medium", **larger, steps=steps, eval_every=min(steps, 250))
     history, began = [], time.perf_counter()
 
     def watch(model, step):
@@ -195,13 +197,13 @@ def picture(measures, path):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=1200, help="of diffusion (default: 1200)")
+    parser.add_argument("--steps", type=int, default=800, help="of diffusion (default: 800)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--grids", type=int, default=1000, help="to measure on (default: 1000)")
     parser.add_argument("--included", action="store_true", help="measure checkpoints/sudoku")
     parser.add_argument("--picture", metavar="PATH", help="draw the included model at work")
     parser.add_argument("--make", action="store_true", help="train it first")
-    parser.add_argument("--make-steps", type=int, default=4000, help="(default: 4000)")
+    parser.add_argument("--make-steps", type=int, default=3000, help="(default: 3000)")
     arguments = parser.parse_args()
     small = dict(n_layers=1, d_model=32, batch_size=8, compile=False) if arguments.smoke else {}
     measures = Measures(4 if arguments.smoke else arguments.grids)

@@ -32,10 +32,10 @@ SMALLER = {  # what a reader writes, and instead of what, in the cells that are 
     "n_samples = 3": "n_samples = 1",
     "n_samples = 16": "n_samples = 8",
     "train_own = False": "train_own = True",
-    "gpt_b_steps = 450": "gpt_b_steps = 3",  # of sudoku.ipynb
-    "steps = 900": "steps = 16",
+    "gpt_b_steps = 400": "gpt_b_steps = 3",  # of sudoku.ipynb
+    "steps = 800": "steps = 16",
     "n_grids = 256": "n_grids = 8",
-    "steps=800": "steps=20",
+    "steps=600": "steps=20",
 }
 
 
