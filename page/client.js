@@ -73,13 +73,19 @@ export function onSubmit(form, action) {
   });
 }
 
-/** The settings in a form, each as its type says; a number is never out of its range. */
+/** The number in a field, never out of its range. */
+function number({ valueAsNumber, defaultValue, min, max, step }) {
+  const value = Number.isFinite(valueAsNumber) ? valueAsNumber : Number(defaultValue);
+  const inside = Math.min(Math.max(value, Number(min)), Number(max));
+  return step === "1" ? Math.round(inside) : inside;
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (target.type === "number") target.value = number(target); // so that one sees what is used
+});
+
+/** The settings in a form, each as its type says. */
 export function settings(form) {
-  const number = ({ valueAsNumber, defaultValue, min, max, step }) => {
-    const value = Number.isFinite(valueAsNumber) ? valueAsNumber : Number(defaultValue);
-    const inside = Math.min(Math.max(value, Number(min)), Number(max));
-    return step === "1" ? Math.round(inside) : inside;
-  };
   const fields = [...form.elements].filter(({ name }) => name);
   const value = (field) => (/number|range/.test(field.type) ? number(field) : field.value);
   return Object.fromEntries(fields.map((field) => [field.name, value(field)]));
