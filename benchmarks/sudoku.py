@@ -4,6 +4,7 @@
     python benchmarks/sudoku.py --included       measure the model in checkpoints/
     python benchmarks/sudoku.py --grids 5 --picture img/sudoku.png
     python benchmarks/sudoku.py --make           first train that model anew: an hour or two
+    python benchmarks/sudoku.py --nine 60        9 x 9: what so many minutes give, as an exercise
 
 All is measured on held-out classes of grids. The GPTs get as much processor time as the diffusion
 model, not as many steps. "Bound" is in nats a grid (for GPT (a) it is exact); "valid" is the share
@@ -107,7 +108,7 @@ class Measures:
         return dict(order="puzzle first", nats=None, error=None, valid=None, solved=solved)
 
 
-def processor_time(config, draw, loss, steps=12):
+def processor_time(config, draw, loss=training_loss, steps=12):
     """Seconds of processor time that a step takes."""
     marks = []
     watch = lambda model, step: marks.append(time.process_time())  # noqa: E731
@@ -165,6 +166,63 @@ def save(path, model, step, seconds, history):
     save_checkpoint(path, model, sudoku.TOKENIZER, facts, torch.bfloat16)
 
 
+def search(generator):
+    """One 9 x 9 grid, by filling the cell with the fewest possible digits, at random. (81,)"""
+    places = sudoku.units(9)
+    sees = [places[(places == cell).any(dim=1)].unique() for cell in range(81)]
+    while True:
+        grid, free = torch.zeros(81, dtype=torch.long), torch.ones(81, 9, dtype=torch.bool)
+        for _ in range(81):
+            n = free.sum(dim=1).masked_fill(grid > 0, 10)  # (81,) digits left in each empty cell
+            fewest = (n == n.min()).nonzero()[:, 0]
+            cell = fewest[torch.randint(len(fewest), (1,), generator=generator)].item()
+            if n[cell] == 0:  # a dead end: begin anew
+                break
+            grid[cell] = 1 + torch.multinomial(free[cell].double(), 1, generator=generator).item()
+            free[sees[cell], grid[cell] - 1] = False
+        else:
+            return grid
+
+
+def shuffle(seeds, n, generator):
+    """n grids: one of the seeds (N, 81), its bands, rows, stacks, columns and digits shuffled."""
+    grids = seeds[torch.randint(len(seeds), (n,), generator=generator)].view(n, 9, 9)
+    for _ in range(2):  # rows, then columns
+        bands = torch.rand(n, 3, 1, generator=generator).argsort(dim=1)
+        rows = 3 * bands + torch.rand(n, 3, 3, generator=generator).argsort(dim=2)  # (n, 3, 3)
+        grids = grids.gather(1, rows.view(n, 9, 1).expand(n, 9, 9)).mT
+    name = torch.rand(n, 9, generator=generator).argsort(dim=1)  # (n, 9)
+    return sudoku.ONE + name.gather(1, grids.flatten(1) - 1)
+
+
+def nine(minutes, n, n_seeds, changes):
+    """Train on 9 x 9 grids for so many minutes, and print what came of it every tenth of them."""
+    noise = torch.Generator().manual_seed(99)
+    seeds = torch.stack([search(noise) for _ in range(n_seeds)])
+    train, held_out = seeds[n_seeds // 10 :], shuffle(seeds[: n_seeds // 10], n, noise)
+    k = spread_mask_counts(n, 81, noise)
+    setting = NETWORK | dict(context=81, batch_size=128) | changes
+    step_time = processor_time(settings("medium", **setting), partial(shuffle, train))
+    steps = max(10, round(60 * minutes / step_time))
+    print(f"{steps} steps; the entropy of all grids is 50.25 nats")
+    config = settings("medium", **setting, steps=steps, eval_every=max(1, steps // 10))
+    masks, began = torch.full((min(n, 200), 81), sudoku.TOKENIZER.mask_id), time.process_time()
+    row = start_table("step", "minutes", "nats", "valid", "50", "40", "30 givens: completed")
+
+    def watch(model, step):
+        spent = (time.process_time() - began) / 60
+        nats, shares = sudoku.nats_at(model, held_out, k).mean().item(), []
+        for givens in (0, 50, 40, 30):
+            z, order = masks.clone(), torch.rand(masks.shape, generator=noise).argsort(dim=1)
+            places = order[:, :givens]
+            z.scatter_(1, places, held_out[: len(z)].gather(1, places))
+            written = sample_confident(model, z, 81, noise, "margin").tokens
+            shares.append(f"{sudoku.is_valid(written).double().mean().item():.1%}")
+        row(step, f"{spent:.0f}", f"{nats:.2f}", *shares)
+
+    sudoku.learn(config, partial(shuffle, train), watch=watch)
+
+
 def show(rows):
     """Print the rows as a table."""
     row = start_table(
@@ -203,9 +261,18 @@ def main():
     parser.add_argument("--included", action="store_true", help="measure checkpoints/sudoku")
     parser.add_argument("--picture", metavar="PATH", help="draw the included model at work")
     parser.add_argument("--make", action="store_true", help="train it first")
+    parser.add_argument("--nine", type=float, metavar="MINUTES", help="train on 9 x 9 grids")
     parser.add_argument("--make-steps", type=int, default=3000, help="(default: 3000)")
     arguments = parser.parse_args()
     small = dict(n_layers=1, d_model=32, batch_size=8, compile=False) if arguments.smoke else {}
+    if arguments.nine:
+        nine(
+            arguments.nine,
+            4 if arguments.smoke else arguments.grids,
+            20 if arguments.smoke else 2000,
+            small,
+        )
+        return
     measures = Measures(4 if arguments.smoke else arguments.grids)
     if arguments.smoke:
         show(compare(measures, 2, 1, small))
