@@ -19,6 +19,7 @@ from mdlm.sudoku import (
     draw_with_puzzles,
     first_row_grids,
     is_valid,
+    learn,
     make_puzzle,
     nats_at,
     solution_nats,
@@ -195,6 +196,22 @@ def test_a_gpt_reads_the_puzzle_before_its_solution(small):
         p = model.head(model.features(torch.cat([torch.full((500, 1), MASK), texts], 1)[:, :-1]))
         whole = torch.nn.functional.cross_entropy(p.mT, texts, reduction="none")
     assert torch.allclose(nats, whole[:, 17:].sum(dim=1), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_tiny_network_learns_the_288_grids(small):
+    """As in the notebook: the bound comes within 5 % of the entropy, and all grids are alike."""
+    config = settings(
+        "small", vocab_size=257, context=16, n_layers=6, d_model=64, n_heads=4, batch_size=256,
+        muon_lr=0.02, steps=600, warmup=20, ema=0.98, compile=False,
+    )  # fmt: skip
+    model = learn(config, lambda n, generator: draw_grids(small, n, generator))
+    x, k = draw_grids(small, 1152, noise()), spread_mask_counts(1152, 16, noise(1))
+    excess = (nats_at(model, x, k) - nats_at(PerfectNetwork(small), x, k)).mean().item()
+    assert excess < 0.05 * math.log(288)
+    written = sample_first_hitting(model, torch.full((2000, 16), MASK), generator=noise()).tokens
+    valid = is_valid(written)
+    assert valid.double().mean() > 0.8 and abs(chi_square(written[valid], 288)) < 5
 
 
 def test_the_included_model_is_as_good_as_its_card_says(classes):
