@@ -1,6 +1,8 @@
-"""How fast the included model is in the page: WebAssembly, plain JavaScript, and PyTorch.
+"""How fast the included model is in the page: WebGPU, WebAssembly, plain JavaScript, and PyTorch.
 
     python benchmarks/page.py                    needs Chromium; prints a table
+    python benchmarks/page.py --gpu              Chromium with the machine's graphics card, which
+                                                 it plays on the CPU otherwise (and says so)
     python benchmarks/page.py --ort FOLDER       onnxruntime-web as well: FOLDER is its npm package,
                                                  unpacked; needs the packages onnx and onnxscript
 
@@ -33,16 +35,22 @@ LOAD = """
     const { DiffusionTransformer } = await import(location.origin + "/model.js");
     const bytes = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
     const file = await bytes("/kjv.safetensors");
-    globalThis.models = {
-        wasm: await DiffusionTransformer.load(file, await bytes("/kernel.wasm")),
-        plain: await DiffusionTransformer.load(file, null),
-    };
+    const { openDevice } = await import(location.origin + "/webgpu.js");
+    const device = await openDevice(true);
+    const played = device && !(await openDevice());
+    const wasm = await bytes("/kernel.wasm");
+    globalThis.models = {};
+    for (const way of [[wasm, device], [wasm], []]) {
+        const model = await DiffusionTransformer.load(file, ...way);
+        const more = model.onDevice && played ? ", played by the CPU" : "";
+        models[model.arithmetic + more] = model;
+    }
+    return Object.keys(models);
 """
 CALL = """
     const model = models[name], z = Array(length).fill(5).fill(model.maskId, 0, masks);
     const start = performance.now();
-    model.features(z);
-    model.head(z.slice(0, masks).keys().toArray());
+    await model.predict(z, z.slice(0, masks).keys().toArray());
     return performance.now() - start;
 """
 ORT_LOAD = """
@@ -58,7 +66,7 @@ ORT_CALL = """
     return [performance.now() - start, ...logits.data.slice(0, 100)];
 """
 FRAMES = """
-    const z = Array(96).fill(models.wasm.maskId), gaps = [];
+    const z = Array(96).fill(Object.values(models)[0].maskId), gaps = [];
     let last = performance.now(), on = true;
     const frame = (now) => {
         gaps.push(now - last);
@@ -96,7 +104,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ort", type=Path, metavar="FOLDER", help="with onnxruntime-web")
-    ort = parser.parse_args().ort
+    parser.add_argument("--gpu", action="store_true", help="with this machine's graphics card")
+    arguments = parser.parse_args()
+    ort, flags = arguments.ort, [] if arguments.gpu else chromium.PLAYED
     model, _, _ = load_checkpoint(
         ROOT / "checkpoints" / "kjv.safetensors", DiffusionTransformer, "cpu"
     )
@@ -110,26 +120,23 @@ def main():
             torch.onnx.export(call, (z,), network, dynamo=True, external_data=False, **names)
             add_to_page(network, *(ort / "dist").glob("ort*wasm*"))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with chromium.chromium(Path(folder)) as new_tab:
+        with chromium.chromium(Path(folder), flags) as new_tab:
             tab = new_tab()
             tab.open(
                 f"http://127.0.0.1:{server.server_port}/",
                 "document.querySelector('#live').textContent.startsWith('Written')", 300,
             )  # fmt: skip
-            tab.run(LOAD)
+            arithmetics = tab.run(LOAD)
 
             def in_pytorch():
                 start = time.perf_counter()
                 call(z)
                 return 1000 * (time.perf_counter() - start)
 
-            ways = {
-                "PyTorch": in_pytorch,
-                "WebAssembly with SIMD": lambda: tab.run(
-                    CALL, name="wasm", length=LENGTH, masks=MASKS
-                ),
-                "plain JavaScript": lambda: tab.run(CALL, name="plain", length=LENGTH, masks=MASKS),
-            }
+            def in_page(name):
+                return lambda: tab.run(CALL, name=name, length=LENGTH, masks=MASKS)
+
+            ways = {"PyTorch": in_pytorch, **{name: in_page(name) for name in arithmetics}}
             if ort:
                 tab.run(ORT_LOAD, ids=z[0].tolist())
                 said = torch.tensor(tab.run(ORT_CALL)[1:])

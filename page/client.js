@@ -4,10 +4,11 @@ const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module
 const waiting = new Map(); // number of a job -> what to do with its messages
 let jobs = 0;
 
-worker.onmessage = ({ data: { id, state, error } }) => {
+worker.onmessage = ({ data: { id, state, error, arithmetic } }) => {
   const { onState, resolve, reject, wanted } = waiting.get(id);
   if (state !== undefined) return wanted() && onState(state);
   waiting.delete(id);
+  if (arithmetic) $("#arithmetic").textContent = arithmetic; // a graphics card can be lost
   if (error && wanted()) reject(new Error(error));
   else resolve(wanted());
 };

@@ -29,7 +29,8 @@ function showProgress({ done, total }) {
 function begin({ config, tokenizer, parameters, arithmetic }) {
   const model = { config, tokens: new Tokenizer(tokenizer) };
   const millions = (parameters / 1e6).toFixed(1);
-  $("#status").textContent = `${millions} million parameters, calculated in ${arithmetic}`;
+  const name = make("span", { id: "arithmetic" }, arithmetic);
+  $("#status").replaceChildren(`${millions} million parameters, calculated in `, name);
   $("#progress").hidden = true;
   document.body.classList.add("ready");
   for (const fieldset of document.querySelectorAll("fieldset")) fieldset.disabled = false;

@@ -6,6 +6,7 @@
 
 import { allocate, fours } from "./kernel.js";
 import { read, toFloat32, verify } from "./safetensors.js";
+import { NetworkOnDevice } from "./webgpu.js";
 
 const ANOTHER = "That model was made by another network than the one in this page.";
 const silu = (a) => a / (1 + Math.exp(-a));
@@ -34,8 +35,10 @@ function weightShapes({ vocab_size: V, d_model: C, n_layers, time_conditioning }
 const hiddenSize = (C) => 64 * Math.ceil((8 * C) / 3 / 64);
 
 export class DiffusionTransformer {
-  /** The bytes of a checkpoint -> the network; wasm: the bytes of kernel.wasm, or null. */
-  static async load(bytes, wasm) {
+  /** The bytes of a checkpoint -> the network.
+   *
+   * wasm: the bytes of kernel.wasm, or null; device: that of webgpu.js, or null. */
+  static async load(bytes, wasm, device = null) {
     const { header, weights } = read(bytes);
     await verify({ header, weights });
     const config = JSON.parse(header.config);
@@ -56,10 +59,27 @@ export class DiffusionTransformer {
       wasm,
     );
     for (const name in weights) toFloat32(weights[name], arrays[name]);
-    Object.assign(model, arrays, { shapes, D, hidden, width, matmul, arithmetic: name });
+    Object.assign(model, arrays, { shapes, D, hidden, width, matmul, kernel: name });
     model.makeRopeTables();
-    model.checkAnswers();
+    await model.checkAnswers();
+    if (device && !config.causal && !config.time_conditioning) await model.moveTo(device);
     return model;
+  }
+
+  /** From now on the device calculates, as long as it is there: if what it says is right. */
+  async moveTo(device) {
+    const back = () => (this.onDevice = null);
+    device.lost.then(back);
+    try {
+      this.onDevice = new NetworkOnDevice(device, this);
+      await this.checkAnswers();
+    } catch {
+      back();
+    }
+  }
+
+  get arithmetic() {
+    return this.onDevice ? "WebGPU" : this.kernel;
   }
 
   get parameters() {
@@ -190,7 +210,23 @@ export class DiffusionTransformer {
     this.x.set(this["embedding.weight"].subarray(C * id, C * (id + 1)), C * l);
   }
 
-  /** z: L token ids, masks among them -> this.h (L, C). t: needed with time conditioning only. */
+  /** z: L token ids, masks among them -> a row of V - 1 logits for each of the places.
+   *
+   * t: the noise level in [0, 1], needed with time conditioning only. */
+  async predict(z, places, t = 0) {
+    if (!places.length) return [];
+    if (this.onDevice) {
+      try {
+        return await this.onDevice.predict(z, places);
+      } catch {
+        this.onDevice = null; // it was lost meanwhile
+      }
+    }
+    this.features(z, t);
+    return this.head(places).map((row) => row.slice()); // for others may ask meanwhile
+  }
+
+  /** z -> this.h (L, C). */
   features(z, t = 0) {
     const L = z.length;
     if (this.config.time_conditioning) this.embedTime(t);
@@ -239,13 +275,13 @@ export class DiffusionTransformer {
   }
 
   /** A checkpoint holds what its network says to a fixed text; does this one say the same? */
-  checkAnswers() {
+  async checkAnswers() {
     const { context, vocab_size: V } = this.config;
     const places = Array.from({ length: Math.min(16, context) }, (_, l) => l);
     const z = places.map((l) => (l % 2 ? (l * 7919) % V : V - 1));
     const step = Math.floor(V / 8);
-    this.features(z, 0.5);
-    const said = this.head(places.filter((l) => l % 2 === 0)).flatMap((row) => {
+    const rows = await this.predict(z, places.filter((l) => l % 2 === 0), 0.5);
+    const said = rows.flatMap((row) => {
       const log = logSumExp(row);
       return Array.from(row.filter((_, v) => v % step === 0), (a) => a - log);
     });

@@ -81,24 +81,27 @@ class Run {
     this.probability = new Float64Array(z.length).fill(1); // that each had when it was drawn
   }
 
-  /** Probabilities at the places, one row after the other. alpha: the share of visible tokens. */
-  *predict(places, alpha) {
-    this.model.features(this.z, 1 - alpha);
+  /** A token drawn at each of the places, [place, token, probability]; u: a random point for each.
+   *
+   * alpha: the share of visible tokens. */
+  async draw(places, alpha, u) {
     this.calls++;
-    for (const logits of this.model.head(places)) yield adjust(logits, this.options);
+    const rows = await this.model.predict(this.z, places, 1 - alpha);
+    return rows.map((logits, i) => {
+      const p = adjust(logits, this.options);
+      const token = draw(p, u[i]);
+      return [places[i], token, p[token]];
+    });
   }
 
   write(l, token, p) {
     [this.z[l], this.when[l], this.probability[l]] = [token, this.step, p];
   }
 
-  /** Draw a token at each of the places; u: a random point for every place of the text. */
-  fill(places, alpha, u) {
-    let i = 0;
-    for (const p of this.predict(places, alpha)) {
-      const token = draw(p, u[places[i]]);
-      this.write(places[i++], token, p[token]);
-    }
+  /** Write a token at each of the places; u: a random point for every place of the text. */
+  async fill(places, alpha, u) {
+    const drawn = await this.draw(places, alpha, places.map((l) => u[l]));
+    for (const each of drawn) this.write(...each);
   }
 
   state() {
@@ -108,19 +111,19 @@ class Run {
 }
 
 /** Fill every mask in the step that the plan gives it; alpha (L): just before that. */
-function* runPlan(run, plan, alpha, u) {
+async function* runPlan(run, plan, alpha, u) {
   const masked = run.masked();
   for (const step of [...new Set(masked.map((l) => plan[l]))].sort((a, b) => a - b)) {
     const due = masked.filter((l) => plan[l] === step);
     run.step = step;
-    run.fill(due, Math.min(...due.map((l) => alpha[l])), u);
+    await run.fill(due, Math.min(...due.map((l) => alpha[l])), u);
     yield run.state();
   }
 }
 
 export const SAMPLERS = {
   /** Ancestral sampling: each token is unmasked at its own random moment, on a grid of steps. */
-  *ancestral(run, steps, uniform) {
+  async *ancestral(run, steps, uniform) {
     const L = run.z.length;
     const [moment, u] = [rand(L, uniform), rand(L, uniform)];
     const plan = Int32Array.from(moment, (a) => {
@@ -133,7 +136,7 @@ export const SAMPLERS = {
   },
 
   /** Tokens are unmasked in random order, shared out evenly over the steps. */
-  *"first-hitting"(run, steps, uniform) {
+  async *"first-hitting"(run, steps, uniform) {
     const L = run.z.length;
     const [moment, u] = [rand(L, uniform), rand(L, uniform)];
     const order = run.masked().sort((a, b) => moment[a] - moment[b]);
@@ -143,7 +146,7 @@ export const SAMPLERS = {
   },
 
   /** In each step keep the predictions that are surest. */
-  *confident(run, steps, uniform) {
+  async *confident(run, steps, uniform) {
     const n = run.masked().length;
     for (let i = 1; i <= steps; i++) {
       const places = run.masked();
@@ -151,11 +154,7 @@ export const SAMPLERS = {
       if (quota === 0) continue;
       run.step = i;
       const u = rand(places.length, uniform);
-      const drawn = [];
-      for (const p of run.predict(places, gridAlpha(i - 1, steps))) {
-        const token = draw(p, u[drawn.length]);
-        drawn.push([places[drawn.length], token, p[token]]);
-      }
+      const drawn = await run.draw(places, gridAlpha(i - 1, steps), u);
       drawn.sort(([, , p], [, , q]) => q - p);
       for (const surest of drawn.slice(0, quota)) run.write(...surest);
       yield run.state();
@@ -163,7 +162,7 @@ export const SAMPLERS = {
   },
 
   /** Ancestral sampling that may mask again what it wrote (ReMDM, with sigma capped at eta). */
-  *remask(run, steps, uniform, eta = 0.02) {
+  async *remask(run, steps, uniform, eta = 0.02) {
     const L = run.z.length;
     for (let i = 1; i <= steps; i++) {
       const [alphaT, alphaS] = [gridAlpha(i - 1, steps), gridAlpha(i, steps)];
@@ -173,7 +172,7 @@ export const SAMPLERS = {
       const masked = run.masked();
       const again = range(L).filter((l) => run.when[l] > 0 && coin[l] < sigma);
       run.step = i;
-      run.fill(masked.filter((l) => coin[l] < chance), alphaT, u);
+      await run.fill(masked.filter((l) => coin[l] < chance), alphaT, u);
       for (const l of again) if (!masked.includes(l)) run.z[l] = run.model.maskId;
       yield run.state();
     }
@@ -190,7 +189,7 @@ function gridAlpha(i, steps) {
 }
 
 /** Yields the states of a text z (L ids) while its masks are filled, a network call each. */
-export function* sample(model, z, { sampler = "ancestral", steps, seed, ...options }) {
+export async function* sample(model, z, { sampler = "ancestral", steps, seed, ...options }) {
   const run = new Run(model, z, options);
   yield run.state();
   yield* SAMPLERS[sampler](run, steps, generator(seed));
@@ -214,19 +213,19 @@ export function* sampleTwin(model, z, { seed, ...options }) {
 }
 
 /** -log p of the tokens of x at `places`, which are masked in z, in nats. */
-export function maskedNats(model, x, z, places, t) {
-  model.features(z, t);
-  return model.head(places).map((logits, i) => logSumExp(logits) - logits[x[places[i]]]);
+export async function maskedNats(model, x, z, places, t) {
+  const rows = await model.predict(z, places, t);
+  return rows.map((logits, i) => logSumExp(logits) - logits[x[places[i]]]);
 }
 
 /** An unbiased estimate of the NELBO of a text x, in nats, from k masked tokens.
  *
  * Returns {nats, places, each}: each token at `places` was masked, and costs each[i] nats there. */
-export function nelbo(model, x, k, uniform) {
+export async function nelbo(model, x, k, uniform) {
   const moment = rand(x.length, uniform); // of being masked
   const places = range(x.length).sort((a, b) => moment[a] - moment[b]).slice(0, k);
   const z = Int32Array.from(x);
   for (const l of places) z[l] = model.maskId;
-  const each = maskedNats(model, x, z, places, moment[places[k - 1]]);
+  const each = await maskedNats(model, x, z, places, moment[places[k - 1]]);
   return { nats: (each.reduce((a, b) => a + b) * x.length) / k, places, each };
 }

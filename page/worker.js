@@ -6,8 +6,9 @@
 import { DiffusionTransformer } from "./model.js";
 import { download } from "./safetensors.js";
 import { best, adjust, generator, maskedNats, nelbo, sample, sampleTwin } from "./sampling.js";
+import { openDevice } from "./webgpu.js";
 
-let model, wasm;
+let model, wasm, device;
 const others = {}; // models that are loaded when a part of the page wants them, by address
 const running = new Set(); // the numbers of the jobs that somebody still wants
 const pause = () => new Promise((resolve) => setTimeout(resolve));
@@ -16,7 +17,8 @@ const GOLDEN = (Math.sqrt(5) - 1) / 2; // its multiples, modulo 1, spread evenly
 async function open(address, bytes, tell) {
   wasm ??= await download("kernel.wasm").catch(() => null); // without it, plain JavaScript
   bytes ??= await download(address, (done, total) => tell({ done, total }));
-  return DiffusionTransformer.load(bytes, wasm);
+  device ??= await openDevice();
+  return DiffusionTransformer.load(bytes, wasm, device);
 }
 
 async function other(address, tell) {
@@ -33,15 +35,15 @@ const jobs = {
     yield { config, tokenizer: header.tokenizer, parameters, arithmetic };
   },
 
-  *sample({ z, options }) {
+  async *sample({ z, options }) {
     yield* sample(model, z, options);
   },
 
   /** What the model predicts at each mask of z: the ten likeliest tokens. */
-  *candidates({ z }) {
+  async *candidates({ z }) {
     const places = Array.from(z.keys()).filter((l) => z[l] === model.maskId);
-    model.features(z, places.length / z.length);
-    const each = model.head(places).map((logits) => {
+    const rows = await model.predict(z, places, places.length / z.length);
+    const each = rows.map((logits) => {
       const p = adjust(logits);
       return best(p, 10).map((id) => ({ id, p: p[id] }));
     });
@@ -61,7 +63,7 @@ const jobs = {
       let total = 0;
       for (const [w, x] of windows.entries()) {
         const k = 1 + Math.min(x.length - 1, Math.floor(t * x.length)); // masks
-        const { nats, places, each } = nelbo(model, x, k, uniform);
+        const { nats, places, each } = await nelbo(model, x, k, uniform);
         total += nats;
         places.forEach((l, i) => {
           sums[w][l].nats += (each[i] * x.length) / k;
@@ -80,23 +82,24 @@ const jobs = {
   },
 
   /** -log p of each of some tokens of x, in nats, for each way to mask them: [way][token]. */
-  *corners({ x, places }) {
-    yield Array.from({ length: 2 ** places.length }, (_, way) => {
+  async *corners({ x, places }) {
+    const ways = Array.from({ length: 2 ** places.length }, async (_, way) => {
       const masked = places.filter((_, i) => (way >> i) & 1);
       const z = x.map((id, l) => (masked.includes(l) ? model.maskId : id));
-      const nats = masked.length ? maskedNats(model, x, z, masked, masked.length / x.length) : [];
+      const nats = await maskedNats(model, x, z, masked, masked.length / x.length);
       return places.map((l) => nats[masked.indexOf(l)] ?? 0);
     });
+    yield await Promise.all(ways);
   },
 
   /** A Sudoku is solved, or only looked at; `marks`: what is expected in each empty cell. */
   async *grid({ z, options, address, digits: [first, size] }, tell) {
     const model = await other(address, tell);
-    for (const state of options ? sample(model, z, options) : [{ z }]) {
+    for await (const state of options ? sample(model, z, options) : [{ z }]) {
       const places = Array.from(state.z.keys()).filter((l) => state.z[l] === model.maskId);
-      if (places.length) model.features(state.z, places.length / z.length);
-      const rows = places.length ? model.head(places).map((logits) => adjust(logits)) : [];
-      const marks = rows.map((p, i) => [places[i], Array.from(p.slice(first, first + size))]);
+      const rows = await model.predict(state.z, places, places.length / z.length);
+      const share = (logits) => Array.from(adjust(logits).slice(first, first + size));
+      const marks = rows.map((logits, i) => [places[i], share(logits)]);
       yield { z: state.z, marks: new Map(marks) };
     }
   },
@@ -104,12 +107,13 @@ const jobs = {
   /** Diffusion and the twin write; the turn is always of the one that has had less time. */
   async *race({ z, options, address }, tell) {
     const twin = await other(address, tell);
-    const runs = [sample(model, z, options), sampleTwin(twin, z, options)];
+    const fair = Object.create(model, { onDevice: { value: null } }); // the twin has none either
+    const runs = [sample(fair, z, options), sampleTwin(twin, z, options)];
     const lanes = runs.map((run, lane) => ({ lane, run, seconds: 0 }));
     while (lanes.length) {
       const turn = lanes.sort((a, b) => a.seconds - b.seconds)[0];
       const start = performance.now();
-      const { value: state, done } = turn.run.next();
+      const { value: state, done } = await turn.run.next();
       turn.seconds += (performance.now() - start) / 1000;
       if (done) lanes.shift();
       else yield { lane: turn.lane, state, seconds: turn.seconds };
@@ -126,7 +130,7 @@ onmessage = async ({ data: { id, job, ...what } }) => {
       postMessage({ id, state });
       await pause();
     }
-    postMessage({ id, done: true });
+    postMessage({ id, done: true, arithmetic: model?.arithmetic });
   } catch (error) {
     postMessage({ id, error: error.message });
   }

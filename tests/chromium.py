@@ -12,10 +12,12 @@ import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--headless", "--no-sandbox", "--disable-quic", "--no-first-run",
     "--hide-scrollbars", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--remote-debugging-port=0",
+    "--enable-unsafe-webgpu", "--enable-features=Vulkan",
 ]  # fmt: skip
+PLAYED = ["--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader", "--use-angle=swiftshader"]
 
 
 def find():
@@ -106,10 +108,13 @@ class Tab:
 
 
 @contextlib.contextmanager
-def chromium(folder):
-    """Starts the browser with an empty profile in `folder`: a function that makes tabs."""
+def chromium(folder, flags=PLAYED):
+    """Starts the browser with an empty profile in `folder`: a function that makes tabs.
+
+    flags: usually those with which the CPU plays a graphics card, the same on every machine.
+    """
     process = subprocess.Popen(
-        [find(), *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+        [find(), *FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -57,7 +57,7 @@ def tab(browser, address):
     tab.run("""
         globalThis.page = {
             ...await import("/model.js"), ...await import("/sampling.js"),
-            ...await import("/tokenizer.js"),
+            ...await import("/tokenizer.js"), ...await import("/webgpu.js"),
         };
         page.wasm = new Uint8Array(await (await fetch("/kernel.wasm")).arrayBuffer());
         page.bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt());
@@ -68,7 +68,11 @@ def tab(browser, address):
                 text += String.fromCharCode(...bytes.subarray(i, i + 30000));
             return btoa(text);
         };
-        page.last = (states) => [...states].at(-1);
+        page.last = async (states) => {
+            let last;
+            for await (last of states);
+            return last;
+        };
     """)
     return tab
 
@@ -77,12 +81,25 @@ def tab(browser, address):
 def included(tab):
     """The included model in Python; in the page it is `page.model`, its tokenizer page.tokens."""
     tab.run("""
-        const bytes = new Uint8Array(await (await fetch("/kjv.safetensors")).arrayBuffer());
-        page.model = await page.DiffusionTransformer.load(bytes, page.wasm);
+        page.file = new Uint8Array(await (await fetch("/kjv.safetensors")).arrayBuffer());
+        page.model = await page.DiffusionTransformer.load(page.file, page.wasm);
         page.tokens = new page.Tokenizer(page.model.header.tokenizer);
     """)
     model, tokenizer, _ = load_checkpoint(INCLUDED, DiffusionTransformer, "cpu")
     return model, tokenizer
+
+
+@pytest.fixture(scope="module", params=["null", "page.device"], ids=["WebAssembly", "WebGPU"])
+def device(request, tab):
+    """What stands for the graphics card in the page: none, or one that the CPU plays."""
+    if request.param == "page.device":
+        tab.run("page.device ??= await page.openDevice(true)")
+        if not tab.run("return Boolean(page.device)"):
+            pytest.skip("this Chromium has no WebGPU")
+    return request.param
+
+
+on_webgpu = pytest.mark.parametrize("device", ["page.device"], indirect=True, ids=["WebGPU"])
 
 
 @pytest.fixture
@@ -92,7 +109,7 @@ def float32(monkeypatch):
         monkeypatch.setattr(f"{module}.autocast", lambda device: contextlib.nullcontext())
 
 
-def load_tiny(tab, tmp_path, wasm=True, **changes):
+def load_tiny(tab, tmp_path, wasm="page.wasm", device="null", **changes):
     """A tiny network, as `page.tiny` in the page, too."""
     model = make_model(**changes)
     tokenizer = BPETokenizer.train("the end of the beginning, " * 20, model.config.vocab_size)
@@ -100,18 +117,17 @@ def load_tiny(tab, tmp_path, wasm=True, **changes):
     save_checkpoint(tmp_path / "tiny.safetensors", model, tokenizer, {})
     data = base64.b64encode((tmp_path / "tiny.safetensors").read_bytes()).decode()
     tab.run(
-        "page.tiny = await page.DiffusionTransformer.load("
-        "page.bytes(data), wasm ? page.wasm : null);",
-        data=data, wasm=wasm,
-    )  # fmt: skip
+        f"page.tiny = await page.DiffusionTransformer.load(page.bytes(data), {wasm}, {device});",
+        data=data,
+    )
     return model
 
 
 def logits_in_page(tab, name, z, t=0.0):
     """Logits of all places of a text z (L,), from the page: float32 (L, V - 1)."""
     text = tab.run(
-        "const model = page[name]; model.features(z, t);"
-        "const rows = model.head(z.map((_, l) => l)), V = model.maskId;"
+        "const model = page[name], V = model.maskId;"
+        "const rows = await model.predict(z, z.map((_, l) => l), t);"
         "const all = new Float32Array(rows.length * V);"
         "rows.forEach((row, l) => all.set(row, l * V)); return page.text(all);",
         name=name, z=z.tolist(), t=t,
@@ -135,11 +151,18 @@ def some_masked_text(model, length, share, seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_logits_are_pytorchs(tab, included, seed):
+def test_logits_are_pytorchs(tab, included, device, seed):
     model, _ = included
+    name = {"null": "model", "page.device": "played"}[device]
+    if name == "played":
+        tab.run(
+            "page.played ??= await page.DiffusionTransformer.load("
+            "page.file, page.wasm, page.device)"
+        )
+        assert tab.run("return page.played.arithmetic") == "WebGPU"
     length, share = [1, 17, model.config.context, 5, 96][seed % 5], [0.3, 1.0][seed // 5]
     z = some_masked_text(model, length, share, seed)
-    difference = (logits_in_page(tab, "model", z) - logits_here(model, z)).abs().max().item()
+    difference = (logits_in_page(tab, name, z) - logits_here(model, z)).abs().max().item()
     assert difference < 1e-3
 
 
@@ -154,8 +177,11 @@ def test_logits_are_pytorchs(tab, included, seed):
     ],
     ids=str,
 )
-def test_other_networks_can_be_opened(tab, tmp_path, changes):
-    model = load_tiny(tab, tmp_path, **changes)
+def test_other_networks_can_be_opened(tab, tmp_path, device, changes):
+    model = load_tiny(tab, tmp_path, device=device, **changes)
+    special = changes.keys() & {"causal", "time_conditioning"}  # no program for the card
+    on_card = device == "page.device" and not special
+    assert (tab.run("return page.tiny.arithmetic") == "WebGPU") == on_card
     for length in (1, 7, model.config.context):
         z = some_masked_text(model, length, 0.5, 1)
         difference = logits_in_page(tab, "tiny", z, 0.3) - logits_here(model, z, 0.3)
@@ -168,9 +194,43 @@ def test_plain_javascript_gives_the_same_bits(tab, tmp_path):
     z = some_masked_text(model, 13, 0.5, 1)
     fast = logits_in_page(tab, "tiny", z)
     assert tab.run("return page.tiny.arithmetic") == "WebAssembly with SIMD"
-    load_tiny(tab, tmp_path, wasm=False)
+    load_tiny(tab, tmp_path, wasm="null")
     assert tab.run("return page.tiny.arithmetic") == "plain JavaScript"
     assert torch.equal(logits_in_page(tab, "tiny", z), fast)
+
+
+@on_webgpu
+def test_a_graphics_card_that_the_cpu_plays_is_not_used(tab, device):
+    assert tab.run("return await page.openDevice()") is None
+
+
+@on_webgpu
+def test_a_graphics_card_that_is_wrong_is_not_used(tab, tmp_path, device):
+    wrong = """{ __proto__: page.device, lost: page.device.lost, queue: page.device.queue,
+        ...Object.fromEntries(["createBuffer", "createComputePipeline", "createBindGroup"]
+            .map((name) => [name, page.device[name].bind(page.device)])),
+        createShaderModule: ({ code }) => page.device.createShaderModule(
+            { code: code.replace("value / sum", "value") }) }"""
+    model = load_tiny(tab, tmp_path, device=wrong)
+    z = some_masked_text(model, 9, 0.5, 1)
+    assert (logits_in_page(tab, "tiny", z) - logits_here(model, z)).abs().max() < 1e-4
+    assert tab.run("return page.tiny.arithmetic") == "WebAssembly with SIMD"
+
+
+@on_webgpu
+def test_a_graphics_card_can_be_lost(tab, tmp_path, device):
+    """While it calculates, and before: the answer is right all the same."""
+    model = load_tiny(tab, tmp_path, device="await page.openDevice(true)")
+    assert tab.run("return page.tiny.arithmetic") == "WebGPU"
+    z = some_masked_text(model, 9, 0.5, 1)
+    row = tab.run(
+        "const asked = page.tiny.predict(z, [0]); page.tiny.onDevice.device.destroy();"
+        "return [...(await asked)[0]]",
+        z=z.tolist(),
+    )
+    assert (torch.tensor(row) - logits_here(model, z)[0]).abs().max() < 1e-4
+    assert (logits_in_page(tab, "tiny", z) - logits_here(model, z)).abs().max() < 1e-4
+    assert tab.run("return page.tiny.arithmetic") == "WebAssembly with SIMD"
 
 
 def test_the_kernel_is_what_its_source_says():
@@ -266,7 +326,7 @@ def test_a_seed_gives_pythons_text(tab, tmp_path, float32, sampler, steps, more)
         z[0, 3:6] = torch.tensor([5, 6, 7])
         expected = SAMPLERS[sampler](model, z, steps, torch.Generator().manual_seed(seed), **more)
         found = tab.run(
-            "const end = page.last(page.sample(page.tiny, z, options));"
+            "const end = await page.last(page.sample(page.tiny, z, options));"
             "return [[...end.z], [...end.when], [...end.probability], end.calls]",
             z=z[0].tolist(),
             options=dict(
@@ -285,7 +345,7 @@ def test_the_included_model_writes_pythons_text(tab, included, float32):
     z = mdlm.sampling.template(tokenizer, ["And God said"], 96)
     expected = mdlm.sampling.sample(model, z, 24, torch.Generator().manual_seed(7))
     found = tab.run(
-        "return [...page.last(page.sample(page.model, z, { steps: 24, seed: 7 })).z]",
+        "return [...(await page.last(page.sample(page.model, z, { steps: 24, seed: 7 }))).z]",
         z=z[0].tolist(),
     )
     assert found == expected.tokens[0].tolist()
@@ -297,7 +357,8 @@ def test_the_twin_writes_pythons_text(tab, tmp_path, float32):
     z[0, :3] = torch.tensor([5, 6, 7])
     expected = sample_twin(model, z, torch.Generator().manual_seed(3))
     found = tab.run(
-        "return [...page.last(page.sampleTwin(page.tiny, z, { seed: 3 })).z]", z=z[0].tolist()
+        "return [...(await page.last(page.sampleTwin(page.tiny, z, { seed: 3 }))).z]",
+        z=z[0].tolist(),
     )
     assert found == expected.tokens[0].tolist()
 
@@ -325,7 +386,7 @@ def test_one_sample_of_the_bound_is_pythons(tab, included):
     for k in (1, 5, x.shape[1]):
         with torch.no_grad():
             expected = nelbo(model, x, torch.tensor([k]), torch.Generator().manual_seed(k)).item()
-        code = "return page.nelbo(page.model, x, k, page.generator(k)).nats"
+        code = "return (await page.nelbo(page.model, x, k, page.generator(k))).nats"
         assert math.isclose(tab.run(code, x=x[0].tolist(), k=k), expected, rel_tol=1e-4)
 
 
@@ -656,17 +717,17 @@ def test_a_file_of_ones_own(live, tmp_path):
     live.wait(f"document.body.classList.contains('ready') && {WRITTEN}")
 
 
-def open_without(browser, name, until):
-    """The page from a host on which one file is missing; a tab."""
+def open_with(browser, file, name, until):
+    """The page from a host on which another file has this name, or, with None, none; a tab."""
 
     class Handler(publish.Handler):
         def translate_path(self, path):
-            return super().translate_path("/missing" if path == f"/{name}" else path)
+            return str(file) if path == f"/{name}" else super().translate_path(path)
 
     with publish.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         tab = browser()
-        tab.open(f"http://127.0.0.1:{server.server_port}/#write&steps=1&length=4", until)
+        tab.open(f"http://127.0.0.1:{server.server_port}/#write&steps=2&length=4", until)
         server.shutdown()
     return tab
 
@@ -682,14 +743,32 @@ def open_without(browser, name, until):
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_sentence(browser, missing, sentence):
-    tab = open_without(browser, missing, "!document.querySelector('#problem').hidden")
+    tab = open_with(browser, None, missing, "!document.querySelector('#problem').hidden")
     assert text_of(tab, "#problem") == sentence
     assert text_of(tab, "#status") == "No model is loaded."
 
 
 def test_without_webassembly_it_calculates_in_javascript(browser):
-    tab = open_without(browser, "kernel.wasm", WRITTEN)
+    tab = open_with(browser, None, "kernel.wasm", WRITTEN)
     assert "calculated in plain JavaScript" in text_of(tab, "#status")
+
+
+@on_webgpu
+def test_with_webgpu_it_says_so_until_the_card_is_lost(browser, device, tmp_path):
+    """Here a card is taken that the CPU plays, and taken away after two calls, one the check's."""
+    code = (ROOT / "page" / "webgpu.js").read_text(encoding="utf-8")
+    for old, new in {
+        "played && !software": "false",
+        "answer.destroy();": "if ((globalThis.calls = (globalThis.calls ?? 0) + 1) === 2)"
+        " device.destroy();",
+    }.items():
+        assert old in code
+        code = code.replace(old, new)
+    (tmp_path / "webgpu.js").write_text(code, encoding="utf-8")
+    said = "document.querySelector('#arithmetic')?.textContent === 'WebGPU'"
+    tab = open_with(browser, tmp_path / "webgpu.js", "webgpu.js", said)
+    tab.wait(WRITTEN)
+    assert "calculated in WebAssembly with SIMD" in text_of(tab, "#status")
 
 
 def test_no_script_but_its_own_can_run(browser, address):
@@ -871,8 +950,8 @@ def test_only_the_page_is_served_and_only_here(address):
 
 
 def test_the_pages_code_is_short():
-    """At most 1,600 lines of JavaScript, not counting comments and empty lines."""
+    """At most 1,800 lines of JavaScript and shaders, not counting comments and empty lines."""
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "page").glob("*.js")]
     lines = [line for text in texts for line in text.splitlines()]
     assert max(map(len, lines)) <= 100
-    assert len([line for line in lines if re.match(r" *(?!//|/\*|\* )\S", line)]) <= 1600
+    assert len([line for line in lines if re.match(r" *(?!//|/\*|\* )\S", line)]) <= 1800
