@@ -60,7 +60,7 @@ fn matmul(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_id) me: 
   for (var i = 0u; i < 16; i++) {
     let n = 32 * tile.y + me.x + 8 * (i % 4);
     let at = (32 * tile.x + me.y + 8 * (i / 4)) * N + n;
-    if (n < N) { y[at] = sums[i / 4][i % 4] + select(0, y[at], ADD); }
+    if (n < N) { y[at] = sums[i / 4][i % 4] + select(0.0, y[at], ADD); }
   }
 }
 
@@ -70,7 +70,7 @@ fn turn(@builtin(workgroup_id) at: vec3u, @builtin(local_invocation_index) me: u
   let first = 3 * C * at.x + D * me;
   var sum = 0.0;
   for (var i = first; i < first + D; i++) { sum += y[i] * y[i]; }
-  let factor = select(1, inverseSqrt(sum / f32(D) + ${2 ** -23}), ${Boolean(config.qk_norm)});
+  let factor = select(1.0, inverseSqrt(sum / f32(D) + ${2 ** -23}), ${Boolean(config.qk_norm)});
   for (var i = 0u; i < D / 2; i++) {
     let pair = factor * vec2f(y[first + i], y[first + D / 2 + i]);
     let angle = D / 2 * at.x + i;
@@ -84,10 +84,10 @@ var<workgroup> weights: array<f32, ${config.context}>;
 
 /** y = attention of query at.x in head at.y; a: queries, keys and values of all */
 @compute @workgroup_size(64)
-fn attention(@builtin(workgroup_id) at: vec3u, @builtin(num_workgroups) all: vec3u,
+fn attention(@builtin(workgroup_id) at: vec3u, @builtin(num_workgroups) size: vec3u,
              @builtin(local_invocation_index) me: u32) {
   let query = 3 * C * at.x + D * at.y;
-  for (var l = me; l < all.x; l += 64) {
+  for (var l = me; l < size.x; l += 64) {
     let key = 3 * C * l + C + D * at.y;
     var score = 0.0;
     for (var i = 0u; i < D; i++) { score += a[query + i] * a[key + i]; }
@@ -95,11 +95,11 @@ fn attention(@builtin(workgroup_id) at: vec3u, @builtin(num_workgroups) all: vec
   }
   workgroupBarrier();
   var largest = weights[0];
-  for (var l = 1u; l < all.x; l++) { largest = max(largest, weights[l]); }
+  for (var l = 1u; l < size.x; l++) { largest = max(largest, weights[l]); }
   for (var i = me; i < D; i += 64) {
     var sum = 0.0;
     var value = 0.0;
-    for (var l = 0u; l < all.x; l++) {
+    for (var l = 0u; l < size.x; l++) {
       let weight = exp(weights[l] - largest);
       sum += weight;
       value += weight * a[3 * C * l + 2 * C + D * at.y + i];
@@ -113,7 +113,7 @@ fn attention(@builtin(workgroup_id) at: vec3u, @builtin(num_workgroups) all: vec
 fn gate(@builtin(workgroup_id) at: vec3u, @builtin(local_invocation_index) me: u32) {
   for (var i = me; i < HIDDEN; i += 64) {
     let g = a[2 * HIDDEN * at.x + i];
-    y[HIDDEN * at.x + i] = g / (1 + exp(-g)) * a[2 * HIDDEN * at.x + HIDDEN + i];
+    y[HIDDEN * at.x + i] = g / (1.0 + exp(-g)) * a[2 * HIDDEN * at.x + HIDDEN + i];
   }
 }`;
 

@@ -107,7 +107,7 @@ const jobs = {
   /** Diffusion and the twin write; the turn is always of the one that has had less time. */
   async *race({ z, options, address }, tell) {
     const twin = await other(address, tell);
-    const fair = Object.create(model, { onDevice: { value: null } }); // the twin has none either
+    const fair = Object.create(model, { onDevice: { value: null } }); // like the twin
     const runs = [sample(fair, z, options), sampleTwin(twin, z, options)];
     const lanes = runs.map((run, lane) => ({ lane, run, seconds: 0 }));
     while (lanes.length) {

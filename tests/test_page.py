@@ -188,6 +188,18 @@ def test_other_networks_can_be_opened(tab, tmp_path, device, changes):
         assert difference.abs().max() < 1e-4
 
 
+def test_several_parts_of_the_page_may_ask_at_once(tab, tmp_path, device):
+    model = load_tiny(tab, tmp_path, device=device)
+    texts = [some_masked_text(model, length, 0.5, length) for length in (9, 16, 2)]
+    found = tab.run(
+        "const rows = await Promise.all(texts.map((z) => page.tiny.predict(z, [1, 0])));"
+        "return rows.map((two) => two.map((row) => [...row]))",
+        texts=[z.tolist() for z in texts],
+    )
+    for z, rows in zip(texts, found, strict=True):
+        assert (torch.tensor(rows) - logits_here(model, z)[[1, 0]]).abs().max() < 1e-4
+
+
 def test_plain_javascript_gives_the_same_bits(tab, tmp_path):
     """So a seed gives the same text with WebAssembly and without."""
     model = load_tiny(tab, tmp_path)
