@@ -6,6 +6,7 @@
     python sample_visual.py --save out.gif               a file instead
     python sample_visual.py --save out.png --view order  six moments on one sheet
     python sample_visual.py --race                       against the autoregressive twin
+    python sample_visual.py --block --length auto        in blocks, until the text ends by itself
     python sample_visual.py --compare steps=8            beside a run with another setting
     python sample_visual.py --sudoku                     a grid, with a network that knows all grids
 
@@ -46,6 +47,7 @@ def parse_arguments(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", nargs="?", help="a trained model (default: the newest)")
+    parser.add_argument("--block", action="store_true", help="the newest that writes in blocks")
     parser.add_argument("--folder", default=HERE / "checkpoints", help="where to look for it")
     run = parser.add_argument_group("the run")
     run.add_argument("--prompt", help="how the text begins; each _ in it is one mask")
@@ -55,10 +57,12 @@ def parse_arguments(argv=None):
     run.add_argument("--sampler", choices=SAMPLERS, help="(default: %(default)s)")
     run.add_argument("--seed", type=int, help="(default: %(default)s)")
     run.add_argument(
-        "--length", type=int, help="in tokens, up to the model's context (%(default)s)"
+        "--length", type=length, metavar="TOKENS", help="(%(default)s; with blocks: or auto)"
     )
     run.add_argument("--sudoku", action="store_true", help="a grid instead of a text")
-    run.add_argument("--race", nargs="?", const="", metavar="TWIN", help="against its GPT twin")
+    run.add_argument(
+        "--race", nargs="*", metavar="CHECKPOINT", help="against others (default: its GPT twin)"
+    )
     run.add_argument(
         "--compare", action="append", metavar="NAME=VALUE", help="beside a run with this setting"
     )
@@ -73,6 +77,11 @@ def parse_arguments(argv=None):
     out.add_argument("--frames", type=int, default=80, help="of an animation (default: 80)")
     out.add_argument("--text", action="store_true", help="animate in the terminal instead")
     return parser.parse_args(argv)
+
+
+def length(text):
+    """Tokens; 0 for "auto"."""
+    return 0 if text == "auto" else int(text)
 
 
 def check_arguments(arguments):
@@ -120,21 +129,41 @@ def for_grid(settings, model):
     return replace(settings, grid=size, length=size**2, top_p=top_p)
 
 
+def read(path):
+    """(model, tokenizer) of a checkpoint of any kind. Raises UserError if it is none."""
+    from mdlm.blocks import BlockDenoiser
+    from mdlm.model import DiffusionTransformer
+    from saving import load_checkpoint, read_metadata
+
+    network = BlockDenoiser if read_metadata(path)[0].block else DiffusionTransformer
+    return load_checkpoint(path, network)[:2]
+
+
+def newest_in_blocks(folder):
+    """Path of the newest checkpoint in a folder that writes in blocks. Raises UserError if none."""
+    paths = Path(folder).glob("*-blocks.safetensors")
+    if path := max(paths, key=lambda path: path.stat().st_mtime, default=None):
+        return path
+    raise UserError(f"no model of blocks in {folder}: train one with `python run.py blocks`")
+
+
 def load(arguments, settings):
-    """What a `Worker` needs: (model, tokenizer, title, twin or None, settings that fit them,
+    """What a `Worker` needs: (model, tokenizer, title, those that race it, settings that fit them,
     perhaps those of a second run)."""
     # here, as it takes seconds, and may raise UserError
-    from mdlm.model import DiffusionTransformer
-    from saving import load_checkpoint, newest_checkpoint
+    from saving import newest_checkpoint
     from visual.sampler import begin, write
+
+    folder, rivals = arguments.folder, []
 
     if arguments.sudoku and not arguments.checkpoint:
         from mdlm.sudoku import TOKENIZER as tokenizer
 
         model, title = perfect(), "Sudoku: the network that knows all grids"
     else:
-        path = arguments.checkpoint or newest_checkpoint(arguments.folder)
-        model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
+        newest = newest_in_blocks if arguments.block else newest_checkpoint
+        path = arguments.checkpoint or newest(folder)
+        model, tokenizer = read(path)
         parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
         print(f"{path}: {parameters}", flush=True)
         title = f"{Path(path).stem}: {parameters}, trained on {Path(model.config.corpus).name}"
@@ -142,27 +171,26 @@ def load(arguments, settings):
     if arguments.sudoku:
         settings = for_grid(settings, model)
         prompt = puzzle(settings.seed) if settings.grid == 6 else ""
-    config, twin = model.config, None
     if settings.prompt is None:
         settings = replace(settings, prompt=prompt)
     if settings.length == DEFAULTS["length"]:
-        settings = replace(settings, length=min(settings.length, config.context))
+        settings = replace(settings, length=min(settings.length, model.config.context))
     runs = [settings] + [changed(settings, arguments.compare)] * bool(arguments.compare)
     for each in runs:  # raises UserError if they make no sense
         begin(model, tokenizer, each)
     if arguments.race is not None:
-        path = arguments.race or newest_checkpoint(arguments.folder, twin=True)
-        twin, its_tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
-        fits = its_tokenizer == tokenizer and twin.config.context >= config.context
-        if config.causal or not twin.config.causal or not fits:
-            raise UserError(
-                f"{path}: not the twin of this model (tokenizer, context): train one with `python "
-                "run.py twin`, or race the two that are included: sample_visual.py "
-                "checkpoints/kjv.safetensors --race checkpoints/kjv-twin.safetensors"
-            )
-        for racer in (model, twin):  # a first run is slower: the clock should not count that
-            write(racer, begin(racer, tokenizer, replace(settings, steps=4)))
-    return model, tokenizer, title, twin, *runs
+        for path in arguments.race or [newest_checkpoint(folder, twin=True)]:
+            rival, its_tokenizer = read(path)
+            if its_tokenizer != tokenizer:
+                raise UserError(
+                    f"{path}: it has another tokenizer, so it cannot race this model: train it on "
+                    "the same text, or race the two that are included: sample_visual.py "
+                    "checkpoints/kjv.safetensors --race checkpoints/kjv-twin.safetensors"
+                )
+            rivals.append(rival)
+        for racer in (model, *rivals):  # a first run is slower: the clock should not count that
+            write(begin(racer, tokenizer, replace(settings, steps=4)))
+    return model, tokenizer, title, rivals, *runs
 
 
 def run(arguments):

@@ -23,8 +23,9 @@ from PIL import Image
 import mdlm.sampling
 import sample_visual
 from bpe_tokenizer import BPETokenizer
-from conftest import make_model
+from conftest import make_model, tiny
 from files import UserError
+from mdlm.blocks import BlockDenoiser, sample_blocks
 from mdlm.model import DiffusionTransformer
 from mdlm.sudoku import TOKENIZER as BYTES
 from mdlm.sudoku import is_valid
@@ -70,12 +71,14 @@ DARK = THEMES["dark"]
 TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n"
 TOKENIZER = BPETokenizer.train(TEXT * 9, 300)
 MODEL, TWIN = make_model(context=40), make_model(context=40, causal=True)
+BLOCKS = BlockDenoiser(tiny(context=16, block=8)).eval()
+BLOCKS.load_state_dict(MODEL.state_dict())
 HEAD = DiffusionTransformer.head
 ASKED = Settings(steps=24, length=40, prompt="In the __ God")
 
 
 def sampled(model=MODEL, settings=ASKED, title="a title", show=lambda record: None):
-    return write(model, begin(model, TOKENIZER, settings, title), show)
+    return write(begin(model, TOKENIZER, settings, title), show)
 
 
 RECORD = sampled()
@@ -232,6 +235,43 @@ def test_what_is_given_stays_and_gaps_are_filled_call_by_call():
     twin = sampled(TWIN)  # from left to right, a call for each token
     steps = [0 if token >= 0 else i for i, token in enumerate(start, 1)]
     assert [twin.rows[n].calls for n in twin.rows[-1].since] == steps and twin.causal
+
+
+def test_blocks_come_from_left_to_right_and_are_shown_word_by_word():
+    asked = Settings(steps=16, length=28, prompt="In the", seed=3)  # half as many steps as tokens
+    seen = []
+    run = sampled(BLOCKS, asked, show=lambda record: seen.append(record.rows[-1].text))
+    noise = torch.Generator().manual_seed(3)
+    z = torch.from_numpy(np.where(run.rows[0].text == MASKED, TOKENIZER.mask_id, run.rows[0].text))
+    made = sample_blocks(BLOCKS, z[None], 5, noise)
+    assert (run.rows[-1].text == made.tokens[0].numpy()).all() and run.block == 8
+    assert run.rows[-1].calls == made.calls.sum() == len(seen)
+    np.testing.assert_array_equal(run.rows[-1].probability, made.probability[0])
+    times = [row.time for row in run.rows]
+    assert times == sorted(set(times)) and run.masked(-1) == 0
+    for n, row in enumerate(run.rows[:-1]):
+        masks = np.flatnonzero(row.text == MASKED)
+        block = masks[0] // 8  # those before it are finished, those behind it untouched
+        assert set(range(8 * block + 8, 28)) <= set(masks)
+        assert dict(facts(run, n))["block"] == f"{block + 1}/4"
+        assert len(rivals(run, n, masks[0])) == RIVALS
+        assert bool(rivals(run, n, 27)) == (block == 3)  # later blocks are not predicted
+        assert appearance(run, n, row.time, "prediction", DARK)[27][0] is None or block == 3
+    sure = sampled(BLOCKS, replace(asked, sampler="confident"))
+    noise = torch.Generator().manual_seed(3)
+    made = sample_blocks(BLOCKS, z[None], 5, noise, rule="confidence")
+    assert (sure.rows[-1].text == made.tokens[0].numpy()).all()
+
+
+def test_a_text_in_blocks_ends_by_itself(monkeypatch):
+    long = sampled(BLOCKS, Settings(steps=256, length=64)).rows[-1].text.tolist()
+    end = next(k for k in range(20, 60) if long[k] not in long[:k])
+    monkeypatch.setattr(TOKENIZER, "encode", lambda text: [long[end]] if text == "\n\n" else [])
+    run = sampled(BLOCKS, Settings(steps=256, length=0))
+    assert run.rows[-1].text.tolist() == long[: end + 1] and run.rows[-1].time == 1
+    assert run.masked(0) == run.length == end + 1 and run.masked(-1) == 0
+    monkeypatch.setattr(TOKENIZER, "encode", lambda text: [TOKENIZER.mask_id])
+    assert sampled(BLOCKS, Settings(steps=256, length=0)).rows[-1].text.tolist() == long
 
 
 def test_side_by_side_runs_share_the_clock_of_their_seconds():
@@ -655,7 +695,8 @@ def show_until(window, worker, state, condition):
 
 def work(asked=ASKED, model=MODEL, twin=None):
     """A worker that has its model and has not begun."""
-    return Worker(lambda settings: (model, TOKENIZER, "title", twin, settings), asked)
+    rivals = [twin] if twin else []
+    return Worker(lambda settings: (model, TOKENIZER, "title", rivals, settings), asked)
 
 
 @pytest.mark.parametrize("twin", [None, TWIN])
@@ -729,7 +770,7 @@ def test_a_run_goes_on_from_any_moment_with_other_words():
     (token, _, p), before = rivals(RECORD, n, i)[-1], RECORD.rows[n]
     other = continued(RECORD, n, {i: token}, replace(ASKED, seed=9))
     assert other.rows[:n] == RECORD.rows[:n] and other.start == before.time
-    write(MODEL, other)
+    write(other)
     new = other.rows[n + 1]
     assert new.text[i] == token and new.probability[i] == p and new.time == before.time
     times, kept = [row.time for row in other.rows], before.text != MASKED
@@ -739,7 +780,7 @@ def test_a_run_goes_on_from_any_moment_with_other_words():
     assert len(RECORD.rows) == LAST + 1 and RECORD.rows[n] is before  # it is as it was
     again = continued(RECORD, LAST, {3: MASKED, 4: MASKED}, ASKED)  # of a finished text
     assert len(again.rows) == 1 and again.rows[0].t == 2 / 40 and again.masked(0) == 2
-    write(MODEL, again)
+    write(again)
     assert again.rows[-1].time <= 1 and (again.rows[-1].since > 0).sum() == 2
     only = continued(RECORD, LAST, {3: token}, ASKED)
     assert only.done and only.rows[0].text[3] == token and only.start >= 1
@@ -752,7 +793,7 @@ def test_a_real_text_is_masked_as_t_rises_and_written_again():
     assert run.masked(0) == 0 and (run.rows[0].text == ids).all()
     masks, ts = [run.masked(k) for k in range(n)], [row.t for row in run.rows]
     assert masks == sorted(masks) and ts == sorted(ts) and 20 < masks[-1] < 40
-    write(MODEL, run)
+    write(run)
     assert run.masked(-1) == 0 and run.rows[n - 1].time == 0.5 < run.rows[n].time
     stays = run.rows[n - 1].text != MASKED
     assert (run.rows[-1].text[stays] == ids[stays]).all() and run.rows[n].t < run.rows[n - 1].t
@@ -884,7 +925,7 @@ SOLUTIONS = 28_200_960 // (6 * 5 * 4)  # all grids, by the choices for three cel
 def grid():
     """A grid that the perfect network has completed."""
     asked = Settings(prompt=PUZZLE, grid=6, length=36)
-    return write(perfect(), begin(perfect(), BYTES, asked))
+    return write(begin(perfect(), BYTES, asked))
 
 
 def test_a_grid_shows_how_probable_each_digit_is(grid):
@@ -1048,11 +1089,19 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     )
     told = capsys.readouterr().out  # two texts, on one clock
     assert told.count("network calls") == 10 and told.count("seconds") == 10
+    assert sample_visual.main(["--folder", str(tmp_path), "--block", "--text"]) == 2
+    assert "no model of blocks" in capsys.readouterr().err
+    blocks = str(tmp_path / "tiny-blocks.safetensors")
+    save_checkpoint(blocks, BLOCKS, TOKENIZER, {})
+    assert sample_visual.main(["--text", "--race", blocks, path, *asked]) == 0  # of three
+    told = capsys.readouterr().out
+    assert told.startswith(f"{checkpoint}: ") and told.count("network calls") == 15
+    assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("block 1/")
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
-    for model, twin in ([checkpoint, checkpoint], [path, path], [checkpoint, other]):
-        assert sample_visual.main([model, "--race", twin, "--text"]) == 2
-        assert "not the twin of this model" in capsys.readouterr().err
+    assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2
+    assert capsys.readouterr().err.startswith(f"sample_visual.py: {other}: it has another token")
     assert sample_visual.main([path, "--text", "--prompt", ""]) == 0  # the twin alone
 
 
@@ -1077,6 +1126,7 @@ MISTAKES = """
     CHECKPOINT --text --prompt ____________________________________x____ | shorten it
     CHECKPOINT --length 41 --text         | the length must be from 1 to 40, the model's context
     CHECKPOINT --length 0 --text          | the length must be
+    CHECKPOINT --length auto --text       | the length must be
     CHECKPOINT --seed -1 --text           | the seed must be
     CHECKPOINT --compare steps=0 --text   | the number of steps must be from 1 to
     --compare steps=many --text           | --compare steps=many: not like steps=8; there are steps,

@@ -15,13 +15,18 @@ from visual.typesetting import FADE
 
 VIEWS = {  # name: what it shows, in one line
     "text": "Colour: how probable a word was when it was drawn. Underlined: it was given.",
-    "order": "Colour: when a word appeared. Any order can happen.",
+    "order": "Colour: the moment in which a word appeared.",
     "prediction": "In each mask: what the model would write there now, the clearer the surer.",
 }
 TOUR = (
     "The grey boxes are masks: words that are not there yet.",
     "In each step the model predicts all of them at once, and some are drawn.",
     "Point at a word to see what else it could have been. Click on it to change it.",
+)
+BLOCK_TOUR = (
+    "The grey boxes are masks. They are written in blocks, from left to right.",
+    "In each step the model predicts the masks of one block, given all that stands before it.",
+    TOUR[2],
 )
 
 

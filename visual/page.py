@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from visual import controls
 from visual.colors import THEMES, certainty_color, mix, probability_color, viridis
-from visual.controls import CHOICES, REQUESTS, TOUR, VIEWS, State, lane_of
+from visual.controls import BLOCK_TOUR, CHOICES, REQUESTS, TOUR, VIEWS, State, lane_of
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
 from visual.record import MASKED, SAMPLERS, asked, companions, facts, rivals
 from visual.sudoku import CONTRADICTION, LEGEND, PUZZLES, lay_out_grid, solutions
@@ -25,7 +25,8 @@ TIPS = {  # what appears beside these words when the mouse is there
     "steps": "more steps: fewer words drawn at once, which cannot see each other",
     "temperature": "below 1: safer words, and fewer different ones",
     "top-p": "below 1: words that are improbable are never drawn",
-    "length": "how many tokens the text has",
+    "length": "how many tokens the text has; auto: it ends by itself",
+    "block": "which block is being written; it sees those before it, and itself",
     "solutions": "how many completed grids have these digits",
     "seed": "another seed, another text; the same seed and settings, the same text",
     "prompt": "how the text begins; each _ in it is a mask to fill",
@@ -92,7 +93,8 @@ def caption_row(lanes, state, style, width):
     """One line on what is to be seen, and the scale of its colours. Errors appear here, too."""
     legend, text = color_legend(state.view, style), VIEWS[state.view]
     if state.touring and not lanes[0].grid:
-        text = TOUR[min(len(TOUR) - 1, int(state.at * len(TOUR)))]
+        tour = BLOCK_TOUR if lanes[0].block else TOUR
+        text = tour[min(len(tour) - 1, int(state.at * len(tour)))]
     if lanes[0].grid:
         text = LEGEND if state.view != "order" else text
     if lanes[0].tokenizer is None:  # there is no model yet
@@ -110,9 +112,9 @@ def color_legend(view, style):
     """The scale of a view's colours between its two ends, as items at (0, 0)."""
     theme = style.theme
     first, last, color = {
-        "text": ("0 ", " 1", lambda k: probability_color(k, theme)),
-        "order": ("first ", " last", viridis),
-        "prediction": ("unsure ", " sure", lambda k: certainty_color(k, theme)),
+        "text": ("0 ", " 1 ", lambda k: probability_color(k, theme)),
+        "order": ("first ", " last ", viridis),
+        "prediction": ("unsure ", " sure ", lambda k: certainty_color(k, theme)),
     }[view]
     items = [style.text(0, 0, first, theme.faint)]
     left, n, w, h = items[0].w, 24, style.px(4), style.px(8)
@@ -180,6 +182,7 @@ def settings_row(lanes, state, style, width):
     groups, longest, form = [], max(map(len, SAMPLERS)), {"temperature": ".1f", "top_p": ".2f"}
     for i, name in enumerate(CHOICES):
         value = f"{getattr(state.settings, name):{form.get(name, '')}}"
+        value = "auto" if name == "length" and value == "0" else value
         value = value.ljust(longest if name == "sampler" else 4)
         color = style.theme.accent if i == state.picked else style.theme.faint
         label = name.replace("_", "-")
@@ -237,8 +240,8 @@ def prompt_row(lanes, state, style, width):
 
 def lane_row(lanes, lane, state, style, width):
     """Over each lane of several: who it is, and how far, as much as fits on one line."""
-    name = "GPT, left to right" if lane.causal else "diffusion"
-    other = next((each for each in lanes if each is not lane and not each.causal), lane)
+    name, same = lane.name, [each for each in lanes if each.name == lane.name]
+    other = next((each for each in same if each is not lane), lane)
     if not lane.causal and lane.settings != other.settings:
         mine, theirs = vars(lane.settings), vars(other.settings)
         name = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in mine.items() if v != theirs[k])
@@ -286,7 +289,7 @@ def token_card(lanes, state, tokens, style):
     found, together = rivals(record, n, i) if len(tokens) == 1 else [], companions(record, n, i)
     told = [f"{len(tokens)} words"]
     if len(tokens) == 1 and row.text[i] == MASKED:
-        told = ["masked" if found else "masked; the network has not seen this text yet"]
+        told = ["masked" if found else "masked; not predicted so far"]
     elif len(tokens) == 1:
         when = f"drawn at t {record.rows[since].t:.2f} with {percent(row.probability[i])}"
         told = [f"“{visible(record.tokenizer.show(row.text[i]))}”", when if since else "given"]

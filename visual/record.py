@@ -30,7 +30,7 @@ class Settings:
     top_p: float = 1.0
     sampler: str = "ancestral"
     seed: int = 1
-    length: int = 128  # tokens
+    length: int = 128  # tokens; 0: the text ends by itself
     prompt: str = ""  # the text begins like this; each "_" in it is one mask
     grid: int = 0  # the text is a Sudoku of this size
 
@@ -56,7 +56,10 @@ class Record:
     tokenizer: object  # with `show(id)`, and `token_bytes`, which spell each token
     settings: Settings
     title: str = ""
+    model: object = None  # which writes it
+    name: str = ""  # of its kind of model
     causal: bool = False  # written from left to right: there are no masks to be shown
+    block: int = 0  # written in blocks of so many tokens, from left to right; 0: all at once
     heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
     leftwards: bool = False  # read from right to left
     start: float = 0.0  # the moment from which it is played
@@ -151,15 +154,18 @@ def companions(record, n, i):
 def facts(record, n, alone=True):
     """Where a run is in row n: (label, value) pairs that do not change their width."""
     row, total = record.rows[n], record.rows[-1].calls
-    steps = record.length if record.causal else record.settings.steps
     t = 0.0 if record.done and row is record.rows[-1] else row.t  # the last steps change nothing
-    step = f"{round((1 - t) * steps):>{len(str(steps))}}/{steps}"
+    label, of = "step", record.length if record.causal else record.settings.steps
+    now = round((1 - t) * of)
+    if record.block:
+        first = np.flatnonzero(row.text == MASKED).min(initial=record.length - 1)
+        label, now, of = "block", 1 + first // record.block, -(-record.length // record.block)
     masked = f"{record.masked(n):>{len(str(record.length))}}"
-    made = ("network calls", f"{row.calls:>{len(str(max(total, steps)))}}")
-    seconds = record.seconds * row.calls / max(1, total)
+    width = len(str(max(total, of, record.settings.steps)))
+    made = ("network calls", f"{row.calls:>{width}}")
     if alone:
-        return [("step", step), ("t", f"{t:.2f}"), ("masked", masked), made]
-    return [made, ("seconds", f"{seconds:.2f}")]
+        return [(label, f"{now:>{len(str(of))}}/{of}"), ("t", f"{t:.2f}"), ("masked", masked), made]
+    return [("seconds", f"{record.seconds * row.calls / max(1, total):.2f}"), made]
 
 
 def add_trajectory(record, trajectory, row=0):

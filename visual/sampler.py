@@ -3,7 +3,7 @@
 import re
 import time
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
@@ -11,11 +11,14 @@ import torch
 import mdlm.sampling
 from files import UserError
 from hardware import autocast
+from mdlm.blocks import sample_blocks
 from mdlm.sampling import adjust, template
 from mdlm.twin import cache_error, sample_twin
 from visual.record import MASKED, MOST_STEPS, SAMPLERS, Record, add_trajectory, leftwards, rivals
 from visual.sudoku import checked
 
+CONTEXTS = 4  # so many a text has at most, if it is written in blocks
+END_OF_TEXT = "\n\n"  # as in blocks.ipynb
 RIVALS = 5  # tokens shown of what the model predicts at a mask
 
 
@@ -27,17 +30,21 @@ def parse_prompt(prompt):
 
 def begin(model, tokenizer, settings, title=""):
     """What there is of a run before it begins. Raises UserError for one that cannot be."""
-    s, context = settings, model.config.context
+    s, c = settings, model.config
     if s.grid:
         s = settings = replace(s, prompt=checked(s.prompt, s.grid), length=s.grid**2)
-    if not 0 < s.length <= context:
-        raise UserError(f"the length must be from 1 to {context}, the model's context")
+    most, longest = c.context, "the model's context"
+    if c.block:  # what is too far back is no longer seen
+        most, longest = CONTEXTS * c.context, f"{CONTEXTS} contexts of the model, or auto"
+    length = s.length or most * (c.block > 0)
+    if not 0 < length <= most:
+        raise UserError(f"the length must be from 1 to {most:,}, {longest}")
     if not 0 < s.steps <= MOST_STEPS:
         raise UserError(f"the number of steps must be from 1 to {MOST_STEPS:,}")
     if not 0 <= s.seed < 2**63:
         raise UserError("the seed must be from 0 to 2^63 - 1")
     adjust(torch.zeros(1, 2), temperature=s.temperature, top_p=s.top_p)
-    z = template(tokenizer, parse_prompt(s.prompt) or [0], s.length)[0].numpy()  # (L,)
+    z = template(tokenizer, parse_prompt(s.prompt) or [0], length)[0].numpy()  # (L,)
     record = blank(model, tokenizer, settings, title)
     record.add(np.where(z == tokenizer.mask_id, MASKED, z), 0.0, 1.0)
     return record
@@ -45,9 +52,12 @@ def begin(model, tokenizer, settings, title=""):
 
 def blank(model, tokenizer, settings, title):
     """A record without rows."""
-    c = model.config
-    heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") else (0, 0)
-    return Record(tokenizer, settings, title, c.causal, heads, leftwards(tokenizer))
+    c, name = model.config, "diffusion"
+    if c.causal or c.block:
+        name = "GPT" if c.causal else f"blocks of {c.block}"
+    heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") and not c.block else (0, 0)
+    way = leftwards(tokenizer)
+    return Record(tokenizer, settings, title, model, name, c.causal, c.block, heads, way)
 
 
 def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
@@ -120,7 +130,7 @@ class Look:
     def rivals(self, m):
         """What could be drawn at the m-th mask, with these settings: [(id, probability)]."""
         with torch.inference_mode(), autocast(self.hidden.device):
-            p = adjust(self.model.head(self.hidden[m : m + 1]), **self.options)[0]
+            p = adjust(self.model.head(self.hidden[m : m + 1]), **self.options).flatten()
         best = p.topk(min(RIVALS, len(p)))  # values, indices
         return [(int(i), float(q)) for q, i in zip(*best, strict=True) if q > 0]
 
@@ -145,14 +155,19 @@ class Look:
         return torch.cat(found, dim=1)[0].float().cpu().numpy()
 
 
-def write(model, record, show=lambda record: None):
+def write(record, show=lambda record: None):
     """Fill the masks in the last row of a record: row by row, from the sampler's own calls.
 
-    `show` is called after each of them; what it raises ends the run.
+    `show` is called after each of them; what it raises ends the run. Returns the record; of a text
+    that has ended before its masks did, another one without these masks.
     """
-    s, first = record.settings, record.rows[-1]
+    model, s, first = record.model, record.settings, record.rows[-1]
+    block, n_masked = record.block, max(1, record.masked(-1))
     options = dict(temperature=s.temperature, top_p=s.top_p)
-    steps = max(1, round(s.steps * first.t))
+    steps, parts = max(1, round(s.steps * first.t)), 1
+    if block:  # so many steps in each of the parts
+        steps = round(s.steps * block / (s.length or model.config.context))
+        steps, parts = max(1, min(block, steps)), -(-record.length // block)
     calls, lost, last = first.calls, 0.0, None  # last: the time, places and p of the last call
 
     def add(text, alpha):
@@ -164,7 +179,7 @@ def write(model, record, show=lambda record: None):
         chance = np.ones(len(text))
         new = np.flatnonzero((text != MASKED) & np.isin(np.arange(len(text)), places))
         chance[new] = p[np.searchsorted(places, new), text[new]]
-        alpha = min(alpha, before + 1 / steps)  # a sampler may leave out idle steps
+        alpha = min(alpha, before + 1 / steps / parts)  # a sampler may leave out idle steps
         moment, t = first.time + (1 - first.time) * alpha, first.t * (1 - alpha)
         record.add(text, moment, t, calls, chance)
 
@@ -172,18 +187,21 @@ def write(model, record, show=lambda record: None):
         """What each network call shows: see `predict` in sampling.ipynb."""
         nonlocal calls, lost, last
         start, alpha = time.perf_counter(), float(torch.as_tensor(alpha_t).flatten()[0])
-        text = z[0].cpu().numpy()
+        text, place = z[0], 0
+        if block:  # z is a part of the text
+            text, place = z.as_strided((record.length,), (1,), 0), z.storage_offset()
+            alpha = 1 - float((text == model.mask_id).sum()) / n_masked
         if last:
-            add(text, alpha)
+            add(text.cpu().numpy(), alpha)
         record.rows[-1].look = Look(model, z, 1 - alpha, h, options)
-        last = alpha, where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
+        last = alpha, place + where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
         calls += 1
         show(record)
         lost += time.perf_counter() - start
 
     z = torch.from_numpy(np.where(first.text == MASKED, model.mask_id, first.text))[None]
     generator = torch.Generator().manual_seed(s.seed)
-    if model.config.causal:
+    if record.causal:
         cache_error(model)  # sample_twin begins with this check, which is no part of writing
         start = time.perf_counter()
         cache_error(model)
@@ -192,11 +210,28 @@ def write(model, record, show=lambda record: None):
         trajectory = sample_twin(model, z, generator=generator, **options)
         record.rows = add_trajectory(replace(record, rows=[]), trajectory).rows
     else:
-        start = time.perf_counter()
-        sampler = getattr(mdlm.sampling, SAMPLERS[s.sampler])
+        start, sampler = time.perf_counter(), getattr(mdlm.sampling, SAMPLERS[s.sampler])
+        if block:
+            rule = "confidence" if s.sampler == "confident" else None
+            end = () if s.length else record.tokenizer.encode(END_OF_TEXT)
+            sampler = partial(sample_blocks, end=end, rule=rule)
         trajectory = sampler(model, z, steps, generator=generator, watch=watch, **options)
+        text = trajectory.tokens[0].numpy()
         if last:
-            add(trajectory.tokens[0].numpy(), 1.0)
+            behind = (0, record.length - len(text))  # where nothing is written any more
+            add(np.pad(text, behind, constant_values=model.mask_id), 1.0)
         record.rows[-1].calls = calls
+        if len(text) < record.length:
+            record = ended(record, len(text))
     record.seconds, record.done = time.perf_counter() - start - lost, True
     return record
+
+
+def ended(record, length):
+    """A text that has ended by itself, as a record without the masks behind its end."""
+    rows = []
+    for row in record.rows:
+        parts = {name: getattr(row, name)[:length] for name in ("text", "since", "probability")}
+        time = row.time / record.rows[-1].time
+        rows.append(replace(row, time=time, t=1 - time, **parts))
+    return replace(record, rows=rows, layouts={})

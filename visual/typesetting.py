@@ -202,8 +202,8 @@ def settled(record, n, view, theme, look):
         if token == MASKED:
             paper = theme.mask
             if look is not None:
-                guess, chance = next(guesses)
-                text = in_text(record.tokenizer.show(int(guess)))
+                guess, chance = next(guesses, (None, 0))  # a later block is not predicted
+                text = None if guess is None else in_text(record.tokenizer.show(int(guess)))
                 ink = certainty_color(chance, theme)
         elif view == "order" and since:
             paper = viridis(record.rows[since].time)

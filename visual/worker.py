@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 
 class Worker:
-    """Runs a model, and its twin if there is one. In a thread it keeps these up to date:
+    """Runs a model, and those that race it. In a thread it keeps these up to date:
 
     lanes: the `Record`s to be shown beside each other; busy: what is being done, "" when nothing
     is; message: a line for the user; error: why there is no model; settings: None until there is.
@@ -45,7 +45,8 @@ class Worker:
 
     def open(self):
         """Load what is needed. Raises UserError."""
-        self.model, self.tokenizer, self.title, self.twin, *settings = self.load(self.asked)
+        self.model, self.tokenizer, self.title, rivals, *settings = self.load(self.asked)
+        self.models = [self.model, *(rivals or ())]
         if len(settings) > 1:  # two runs side by side
             self.kept = self.begin(settings[0])[0]
         self.settings = settings[-1]
@@ -81,9 +82,8 @@ class Worker:
         """The lanes of a new run before it begins. Raises UserError if it is not possible."""
         from visual.sampler import begin
 
-        models, kept = [self.model] if self.twin is None else [self.model, self.twin], self.kept
-        lanes = [begin(model, self.tokenizer, settings, self.title) for model in models]
-        return lanes if kept is None else [kept, *lanes]
+        lanes = [begin(model, self.tokenizer, settings, self.title) for model in self.models]
+        return lanes if self.kept is None else [self.kept, *lanes]
 
     def run(self, settings):
         """Order a run; one that is under way is given up, unless the new one is not possible."""
@@ -107,7 +107,8 @@ class Worker:
         from visual.sampler import corrupted
 
         lines = self.real_text.splitlines(keepends=True)
-        k, L = settings.seed * 7919 % len(lines), min(settings.length, self.model.config.context)
+        k, L = settings.seed * 7919 % len(lines), self.model.config.context
+        L = min(settings.length or L, L)
         ids = np.array(self.tokenizer.encode("".join(lines[k : k + L]))[:L])
         self.order([corrupted(self.model, self.tokenizer, settings, self.title, ids)])
 
@@ -161,12 +162,10 @@ class Worker:
         """Write what is missing in the lanes, and show them. Returns them on one clock."""
         from visual.sampler import write
 
-        for lane in lanes:
-            if not lane.done:
-                own = lane.causal == self.model.config.causal
-                write(self.model if own else self.twin, lane, self.publish)
-        if len(lanes) > 1:
-            self.lanes = lanes = on_one_clock(lanes)
+        lanes = tuple(lane if lane.done else write(lane, self.publish) for lane in lanes)
+        lanes = on_one_clock(lanes) if len(lanes) > 1 else lanes
+        if lanes != self.lanes:
+            self.lanes = lanes
         self.busy = ""
         return lanes
 
