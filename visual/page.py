@@ -14,7 +14,7 @@ from visual.controls import BLOCK_TOUR, CHOICES, REQUESTS, TOUR, VIEWS, State, l
 from visual.items import Item, Layout, Style, extent, moved, shorten, visible
 from visual.record import MASKED, SAMPLERS, asked, companions, facts, rivals
 from visual.sudoku import CONTRADICTION, LEGEND, PUZZLES, lay_out_grid, solutions
-from visual.typesetting import BLEED, lay_out_panel, line_height
+from visual.typesetting import BLEED, lay_out_panel
 
 TIPS = {  # what appears beside these words when the mouse is there
     "step": "how many of the steps from t = 1 to t = 0 are done",
@@ -97,8 +97,8 @@ def caption_row(lanes, state, style, width):
         text = tour[min(len(tour) - 1, int(state.at * len(tour)))]
     if lanes[0].grid:
         text = LEGEND if state.view != "order" else text
-    if lanes[0].tokenizer is None:  # there is no model yet
-        text = state.busy
+    if lanes[0].tokenizer is None or len(lanes) > 1:  # what else is to be said, if anything
+        text = state.busy or text
     if solutions(lanes[0], lanes[0].at(state.at)) == 0:
         text = CONTRADICTION
     left, told = width - extent(legend)[0], state.message or state.touring or text == CONTRADICTION
@@ -166,12 +166,12 @@ def curve(points, x, w, h, color):
 
 
 def status_row(lanes, state, style, width):
-    """Where we are, in numbers; side by side they stand over each lane."""
+    """Where we are, in numbers. (Those of several lanes stand over each of them.)"""
     n = lanes[0].at(state.at)
-    alone = facts(lanes[0], n) if len(lanes) == 1 and lanes[0].settings else []
-    if alone and (left := solutions(lanes[0], n)) is not None:
-        alone.append(("solutions", f"{left:,}"))
-    groups = [fact(style, *each) for each in alone]
+    told = facts(lanes[0], n) if lanes[0].settings else []
+    if told and (left := solutions(lanes[0], n)) is not None:
+        told.append(("solutions", f"{left:,}"))
+    groups = [fact(style, *each) for each in told]
     groups.append([(state.busy, style.theme.faint)])
     return flow(style, groups, width, style.px(20))
 
@@ -238,17 +238,23 @@ def prompt_row(lanes, state, style, width):
     return [*items, caret, note], note.y + note.h
 
 
-def lane_row(lanes, lane, state, style, width):
-    """Over each lane of several: who it is, and how far, as much as fits on one line."""
-    name, same = lane.name, [each for each in lanes if each.name == lane.name]
-    other = next((each for each in same if each is not lane), lane)
-    if not lane.causal and lane.settings != other.settings:
-        mine, theirs = vars(lane.settings), vars(other.settings)
-        name = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in mine.items() if v != theirs[k])
-    name = line_of(style, name, width, style.theme.ink).text
-    groups = [fact(style, *each) for each in facts(lane, lane.at(state.at), alone=False)]
-    items, _ = flow(style, [[(name, style.theme.ink)], *groups], width, style.px(20))
-    return [item for item in items if item.y == 0], items[0].h if items else 0
+def lane_rows(lanes, state, style, width):
+    """Over each lane of several: who it is, and how far, as much as fits on one line over all."""
+    groups = []
+    for lane in lanes:
+        name, same = lane.name, [each for each in lanes if each.name == lane.name]
+        other = next((each for each in same if each is not lane), lane)
+        if not lane.causal and lane.settings != other.settings:
+            mine, theirs = vars(lane.settings), vars(other.settings)
+            name = [f"{k.replace('_', '-')} {v}" for k, v in mine.items() if v != theirs[k]]
+            name = ", ".join(name)
+        name = line_of(style, name, width, style.theme.ink).text
+        told = facts(lane, lane.at(state.at), alone=False)
+        groups.append([[(name, style.theme.ink)], *(fact(style, *each) for each in told)])
+    for k in (3, 2, 1):
+        rows = [flow(style, group[:k], width, style.px(20)) for group in groups]
+        if len({h for _, h in rows}) == 1 and all(item.y == 0 for row, _ in rows for item in row):
+            return rows
 
 
 # -- what lies on top
@@ -380,14 +386,18 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     still = State(state.settings, view=state.view, help=state.help, picked=state.picked)
     still = replace(still, prompt=state.prompt, kept=state.kept, controls=state.controls)
     rows = {make: make(lanes, state if make in MOVING else still, style, inner) for make in ROWS}
-    given_up = [status_row, settings_row, action_row, prompt_row, *ROWS[:3]]
+    given_up = [settings_row, prompt_row, action_row, status_row]
+    given_up += [caption_row, header_row, timeline_row]
+    share = 0.5 if len(lanes) == 1 or beside(inner, style) else 0.6  # of the height is for text
+    if len(lanes) > 1:
+        del rows[status_row]
     if not state.controls:
         del rows[settings_row], rows[action_row], rows[prompt_row]
     elif state.prompt is not None:  # what is being typed must be seen
         given_up.remove(prompt_row)
     for make in [*given_up, None]:  # in a small window
         room = height - 2 * margin - sum(h + gap for _, h in rows.values())
-        if room > 5 * line_height(fonts, style.px(13)):
+        if room > share * height:
             break
         rows.pop(make, None)
 
@@ -411,10 +421,15 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
         pointed = chosen[0] if chosen else None
     if pointed is None or (pointed.token is None and not pointed.tip):
         return page
-    beside = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
+    near = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
     if pointed.token is not None:
-        beside = token_card(lanes, state, state.selected or {pointed.token}, style)
-    return replace(page, overlay=put_beside(beside, pointed, size, style.px(6)))
+        near = token_card(lanes, state, state.selected or {pointed.token}, style)
+    return replace(page, overlay=put_beside(near, pointed, size, style.px(6)))
+
+
+def beside(width, style):
+    """Whether lanes stand side by side, and not one above the other."""
+    return width > style.px(640)
 
 
 def lay_out_lanes(lanes, state, box, style):
@@ -422,15 +437,16 @@ def lay_out_lanes(lanes, state, box, style):
     (labels, words)."""
     x, y, w, h = box
     n, gap = len(lanes), style.px(28)
-    beside = w > style.px(640)
-    if beside:
+    across = beside(w, style)
+    if across:
         w = (w - (n - 1) * gap) / n
     else:
         h = (h - (n - 1) * gap) / n
     items, words, before, used = [], [], 0, 0
+    rows = lane_rows(lanes, state, style, w) if n > 1 else []
     for lane in lanes:
         if n > 1:
-            row, used = lane_row(lanes, lane, state, style, w)
+            row, used = rows.pop(0)
             items += moved(row, x + min(style.px(BLEED), w), y)
             used += style.px(12)
         panel = (x, y + used, w, h - used)
@@ -440,5 +456,5 @@ def lay_out_lanes(lanes, state, box, style):
         else:
             words += lay_out_panel(lane, state, panel, style, before)
         before += lane.length
-        x, y = (x + w + gap, y) if beside else (x, y + h + gap)
+        x, y = (x + w + gap, y) if across else (x, y + h + gap)
     return items, words

@@ -69,7 +69,7 @@ def solutions(record, n):
 def lay_out_grid(record, state, box, style, before=0):
     """The grid of a run in box (x, y, w, h): (its lines, its cells as words, see `Layout`)."""
     size, n, theme = record.grid, record.at(state.at), style.theme
-    cell = min(box[2], box[3] - style.px(4)) // size
+    cell = min(box[2], box[3] - style.px(16)) // size
     x, y = box[0] + (box[2] - cell * size) // 2, box[1]
     lines, cells, row = [], [], record.rows[n]
     for side, (height, width) in ((0, BOXES[size][::-1]), (1, BOXES[size])):
