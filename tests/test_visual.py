@@ -547,6 +547,8 @@ def test_every_key(window):
         assert replace(after(s, press(name)), message="") == replace(s, **change), name
     assert after(s, press("+")).message == "next run: steps 48"  # where there is no room for it
     assert set(KEYS) <= set(cases)
+    held = after(s, *[press("Ctrl+N")] * 9)  # it is one request, and needs one new seed
+    assert (held.request, held.settings.seed) == ("new", 2)
     assert after(s, press("n", mod=pygame.KMOD_SHIFT)) == s  # it counts when it comes as a text
     assert after(replace(s, help=True), press("Escape")) == s
     assert after(s, pygame.event.Event(pygame.QUIT)).request == "quit"
@@ -865,9 +867,10 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         assert all(close) and len(lines) == len(set(ends) - {9})
 
 
-def test_what_can_be_requested(window, tmp_path, monkeypatch):
+@pytest.mark.parametrize("model", [MODEL, BLOCKS], ids=["diffusion", "blocks"])
+def test_what_can_be_requested(window, tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
-    worker, state = work(), State(settings=ASKED)
+    worker, state = work(model=model), State(settings=ASKED)
 
     def ask(command, **changes):
         """Request something as the window does: the state when it is done."""

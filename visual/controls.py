@@ -214,8 +214,10 @@ def handle(state, command, lanes):
             new = changed(state.settings, name, verb == "more")
             said = f"next run: {name.replace('_', '-')} {getattr(new, name)}"
             return replace(state, settings=new, message=said)
-        case ["new" | "branch" | "erase" | "put" | "example" | "corrupt", *_]:  # with a new seed
-            settings = replace(state.settings, seed=state.settings.seed + 1)
+        case ["new" | "branch" | "erase" | "put" | "example" | "corrupt", *_] if (
+            state.request != command  # which a key that is held repeats
+        ):
+            settings = replace(state.settings, seed=state.settings.seed + 1)  # another text
             return replace(state, settings=settings, request=command)
         case [verb, *_] if verb in REQUESTS or verb in OTHERS:
             return replace(state, request=command)
