@@ -661,8 +661,7 @@ def test_settings_change_one_at_a_time_and_stay_in_range():
                 value, old = getattr(s.settings, name), getattr(before, name)
                 assert replace(s.settings, **{name: old}) == before
                 assert name == "sampler" or sign * value >= sign * old
-            if name != "length":  # which has the model's context for its limit
-                begin(MODEL, TOKENIZER, s.settings)  # raises for what cannot be run
+            begin(MODEL, TOKENIZER, s.settings)  # raises for what cannot be run
 
 
 def test_a_run_plays_to_its_end_and_starts_again():
@@ -785,7 +784,7 @@ def test_a_run_goes_on_from_any_moment_with_other_words():
     write(again)
     assert again.rows[-1].time <= 1 and (again.rows[-1].since > 0).sum() == 2
     only = continued(RECORD, LAST, {3: token}, ASKED)
-    assert only.done and only.rows[0].text[3] == token and only.start >= 1
+    assert only.done and only.rows[-1].text[3] == token and only.start >= 1
 
 
 def test_a_real_text_is_masked_as_t_rises_and_written_again():
@@ -888,12 +887,15 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch, model):
     assert np.flatnonzero(refilled.rows[-1].since).tolist() == [2, 3]
     assert refilled.settings.seed == 2
     ask("undo")
-    assert worker.lanes == (first,)
+    assert worker.lanes[0].rows is first.rows and worker.lanes[0].start > 1  # finished
+    assert state.settings == first.settings
     ask("branch", at=0.4, selected=frozenset())
     (branch,) = worker.lanes
     n = first.at(0.4)
     assert branch.rows[:n] == first.rows[:n] and (branch.rows[-1].text != first.rows[-1].text).any()
+    seed = state.settings.seed
     assert "nothing is masked" in ask("branch", at=END).message
+    assert state.settings.seed == seed
     assert "choose words first" in ask("erase").message
     ask("compare")
     seeds = [lane.settings.seed for lane in worker.lanes]
@@ -951,7 +953,10 @@ def test_a_grid_shows_how_probable_each_digit_is(grid):
     squares = np.array([item.h**2 for item in marks]) / chances
     assert squares.max() < 1.4 * squares.min()  # and its area is the probability
     facts = {item.text for item in page.rows}
-    assert f"{SOLUTIONS:,}" in facts
+    assert f"{SOLUTIONS:,}" in facts and not facts & {"corrupt a text", "length "}
+    ends = [word[0].x + word[0].w for word in page.words[:6]]
+    thick = [i.x for i in page.rows if i.kind == "box" and i.w == 2 and i.h > 100]
+    assert [sum(x > line for x in ends) for line in thick] == [6, 3, 0]  # boxes are 3 wide
 
 
 def test_givens_are_typed_and_a_contradiction_is_said(grid):

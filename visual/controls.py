@@ -93,6 +93,7 @@ REQUESTS = {  # what the program has to do: what the mouse says about it
     "example 2": "two such lines, with the middle missing",
 }
 OTHERS = ("quit", "fullscreen", "erase", "put")
+NEW_SEED = ("new", "branch", "erase", "example", "corrupt")  # these want another text
 
 
 def on_event(event, state, layout, lanes, scale=1.0):
@@ -211,13 +212,11 @@ def handle(state, command, lanes):
             return replace(state, picked=(state.picked + int(n)) % len(CHOICES))
         case [("less" | "more") as verb, *name]:
             name = name[0] if name else CHOICES[state.picked]
-            new = changed(state.settings, name, verb == "more")
+            new = changed(state.settings, name, verb == "more", lanes)
             said = f"next run: {name.replace('_', '-')} {getattr(new, name)}"
             return replace(state, settings=new, message=said)
-        case ["new" | "branch" | "erase" | "put" | "example" | "corrupt", *_] if (
-            state.request != command  # which a key that is held repeats
-        ):
-            settings = replace(state.settings, seed=state.settings.seed + 1)  # another text
+        case [verb, *_] if verb in NEW_SEED and state.request != command:  # held keys repeat it
+            settings = replace(state.settings, seed=state.settings.seed + 1)
             return replace(state, settings=settings, request=command)
         case [verb, *_] if verb in REQUESTS or verb in OTHERS:
             return replace(state, request=command)
@@ -254,16 +253,17 @@ def neighbour(lanes, at, sign):
     return max((time for time in times if time < now), default=0.0)
 
 
-def changed(settings, name, up):
+def changed(settings, name, up, lanes):
     """The settings with one of CHOICES a little higher or lower."""
     s, sign = settings, 1 if up else -1
+    most = min((lane.longest for lane in lanes if lane.longest), default=s.length + 8)
     samplers = list(SAMPLERS)
     value = {
         "steps": min(s.steps * 2, MOST_STEPS) if up else max(1, s.steps // 2),
         "temperature": max(0.1, round(s.temperature + 0.1 * sign, 1)),
         "top_p": min(max(0.05, round(s.top_p + 0.05 * sign, 2)), 1.0),
         "sampler": samplers[(samplers.index(s.sampler) + sign) % len(samplers)],
-        "length": max(8, s.length + 8 * sign),
+        "length": max(8, min(s.length + 8 * sign, most)),
         "seed": max(0, s.seed + sign),
     }[name]
     return replace(settings, **{name: value})

@@ -29,9 +29,9 @@ TIPS = {  # what appears beside these words when the mouse is there
     "block": "which block is being written; it sees those before it, and itself",
     "solutions": "how many completed grids have these digits",
     "seed": "another seed, another text; the same seed and settings, the same text",
-    "prompt": "how the text begins; each _ in it is a mask to fill",
+    "prompt": "how the text begins; each _ in it is the mask of one token",
     "ancestral": "unmask each token at a random time, as in the paper",
-    "plain": "the same, but the network runs in every step",
+    "plain": "as ancestral, but the network runs in every step",
     "first-hitting": "one token after the other, in random order: the exact limit of many steps",
     "confident": "always the tokens of which the model is surest: safe, and often dull",
     "remask": "may mask again what it wrote, and write it anew",
@@ -181,6 +181,8 @@ def settings_row(lanes, state, style, width):
     """The settings of the next run."""
     groups, longest, form = [], max(map(len, SAMPLERS)), {"temperature": ".1f", "top_p": ".2f"}
     for i, name in enumerate(CHOICES):
+        if name == "length" and lanes[0].grid:
+            continue
         value = f"{getattr(state.settings, name):{form.get(name, '')}}"
         value = "auto" if name == "length" and value == "0" else value
         value = value.ljust(longest if name == "sampler" else 4)
@@ -201,6 +203,7 @@ def action_row(lanes, state, style, width):
         [(names.get(verb, verb), colors.get(verb, theme.ink), verb, tip)]
         for verb, tip in REQUESTS.items()
         if " " not in verb  # the examples stand beside the prompt
+        and not (verb == "corrupt" and lanes[0].grid)
     ]
     return flow(style, groups, width, style.px(20))
 
@@ -211,7 +214,7 @@ def prompt_row(lanes, state, style, width):
     theme, size, field = style.theme, style.px(14), state.prompt
     if field is None:
         text = state.settings.prompt[:200]
-        prompt = line_of(style, f"“{text}”" if text else "none", width / 2, theme.ink).text
+        prompt = line_of(style, f"“{text}”" if text else "none", width / 3, theme.ink).text
         groups = [[("prompt ", theme.faint, "prompt", TIPS["prompt"])]]
         groups[0].append((prompt, theme.ink, "prompt", TIPS["prompt"]))
         if width > style.px(600):
@@ -301,6 +304,8 @@ def token_card(lanes, state, tokens, style):
         told = [f"“{visible(record.tokenizer.show(row.text[i]))}”", when if since else "given"]
         if together:
             told.append(f"in one step with {len(together)} more, unseen by each other")
+        if record.causal:
+            told.append("what else it could have been is not kept of a GPT")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
     edits = state.selected and not record.causal and record.tokenizer is not None
     lines += [(f"{'erase and refill':<19}Delete", theme.ink, 0, "erase")] * bool(edits)

@@ -59,6 +59,7 @@ class Record:
     model: object = None  # which writes it
     name: str = ""  # of its kind of model
     causal: bool = False  # written from left to right: there are no masks to be shown
+    longest: int = 0  # how many tokens a text may have
     block: int = 0  # written in blocks of so many tokens, from left to right; 0: all at once
     heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
     leftwards: bool = False  # read from right to left

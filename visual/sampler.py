@@ -33,19 +33,17 @@ def begin(model, tokenizer, settings, title=""):
     s, c = settings, model.config
     if s.grid:
         s = settings = replace(s, prompt=checked(s.prompt, s.grid), length=s.grid**2)
-    most, longest = c.context, "the model's context"
-    if c.block:  # what is too far back is no longer seen
-        most, longest = CONTEXTS * c.context, f"{CONTEXTS} contexts of the model, or auto"
-    length = s.length or most * (c.block > 0)
-    if not 0 < length <= most:
-        raise UserError(f"the length must be from 1 to {most:,}, {longest}")
+    record = blank(model, tokenizer, settings, title)
+    length = s.length or record.longest * (c.block > 0)
+    if not 0 < length <= record.longest:
+        limit = f"{CONTEXTS} contexts of the model, or auto" if c.block else "the model's context"
+        raise UserError(f"the length must be from 1 to {record.longest:,}, {limit}")
     if not 0 < s.steps <= MOST_STEPS:
         raise UserError(f"the number of steps must be from 1 to {MOST_STEPS:,}")
     if not 0 <= s.seed < 2**63:
         raise UserError("the seed must be from 0 to 2^63 - 1")
     adjust(torch.zeros(1, 2), temperature=s.temperature, top_p=s.top_p)
     z = template(tokenizer, parse_prompt(s.prompt) or [0], length)[0].numpy()  # (L,)
-    record = blank(model, tokenizer, settings, title)
     record.add(np.where(z == tokenizer.mask_id, MASKED, z), 0.0, 1.0)
     return record
 
@@ -56,8 +54,9 @@ def blank(model, tokenizer, settings, title):
     if c.causal or c.block:
         name = "GPT" if c.causal else f"blocks of {c.block}"
     heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") and not c.block else (0, 0)
+    longest = c.context * (CONTEXTS if c.block else 1)  # in blocks, what is far back is not seen
     way = leftwards(tokenizer)
-    return Record(tokenizer, settings, title, model, name, c.causal, c.block, heads, way)
+    return Record(tokenizer, settings, title, model, name, c.causal, longest, c.block, heads, way)
 
 
 def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
@@ -77,14 +76,15 @@ def continued(record, n, edits, settings):
 
     edits: {place: id or MASKED}. What is finished begins anew, with a clock of its own.
     """
-    row, fresh = record.rows[n], record.masked(n) == 0
+    row = record.rows[n]
     text, chance = row.text.copy(), np.ones(len(row.text))
     for i, token in edits.items():
         text[i] = token
         chance[i] = {found: p for found, _, p in rivals(record, n, i)}.get(token, 1.0)
+    left = (text == MASKED).mean()
+    fresh = record.masked(n) == 0 and left > 0
     rows = [] if fresh else [*record.rows[:n], replace(row)]
     new = replace(record, settings=settings, rows=rows, layouts={}, done=False, seconds=0.0)
-    left = (text == MASKED).mean()
     if fresh or edits:
         time, t, calls = (0.0, left, 0) if fresh else (row.time, row.t, row.calls)
         new.add(text, time, t, calls, chance)

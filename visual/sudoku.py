@@ -72,9 +72,10 @@ def lay_out_grid(record, state, box, style, before=0):
     cell = min(box[2], box[3] - style.px(16)) // size
     x, y = box[0] + (box[2] - cell * size) // 2, box[1]
     lines, cells, row = [], [], record.rows[n]
-    for side, (height, width) in ((0, BOXES[size][::-1]), (1, BOXES[size])):
+    height, width = BOXES[size]
+    for side, every in enumerate((width, height)):  # first the upright lines
         for k in range(size + 1):
-            thick = k % (width if side == 0 else height) == 0
+            thick = k % every == 0
             hair = style.px(2 if thick else 1)
             place = (x + k * cell, y, hair, size * cell + hair)
             if side == 1:

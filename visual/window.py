@@ -11,7 +11,7 @@ import pygame
 
 from files import UserError
 from visual.colors import THEMES
-from visual.controls import END, advance, handle, on_event
+from visual.controls import END, NEW_SEED, advance, handle, on_event
 from visual.drawing import Canvas, Fonts
 from visual.items import Layout, glide
 from visual.page import lay_out
@@ -80,6 +80,7 @@ def obey(state, worker, window, lanes):
                 worker.go_on(state, lanes, *ids)
             case ["undo"]:
                 worker.undo()
+                state = replace(state, settings=worker.lanes[-1].settings)
             case ["compare"]:
                 worker.kept = None if worker.kept else lanes[0]
                 if worker.kept and state.settings == lanes[0].settings:
@@ -96,7 +97,9 @@ def obey(state, worker, window, lanes):
             case ["fullscreen"]:
                 window.set_fullscreen(desktop=True)
     except UserError as error:
-        state = replace(state, message=str(error))
+        seed = state.settings.seed - (request[0] in NEW_SEED)  # as before
+        settings = replace(state.settings, seed=seed)
+        state = replace(state, message=str(error), settings=settings)
     return state
 
 

@@ -106,6 +106,8 @@ class Worker:
         """Order a run in which a real text is masked, and written again."""
         from visual.sampler import corrupted
 
+        if settings.grid:
+            raise UserError("only a text can lose its words: erase cells instead")
         lines = self.real_text.splitlines(keepends=True)
         k, L = settings.seed * 7919 % len(lines), self.model.config.context
         L = min(settings.length or L, L)
@@ -143,10 +145,10 @@ class Worker:
         self.orders.put(work)
 
     def undo(self):
-        """Show what was shown before."""
+        """Show what was shown before, finished."""
         if not self.past:
             raise UserError("nothing to undo")
-        self.lanes = self.past.pop()
+        self.lanes = tuple(replace(lane, start=2.0) for lane in self.past.pop())
         self.orders.put(lambda: None)  # what is under way is given up
 
     def order(self, lanes):
