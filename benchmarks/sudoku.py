@@ -250,7 +250,7 @@ def picture(measures, path):
         p = p[:, sudoku.ONE : sudoku.ONE + 6]
         draw_sudoku(axis, state[0], sudoku.BOXES[6], z[0] != model.mask_id, p, x[0])
         axis.set_title(f"after {step} calls" if step else "the puzzle, and what is expected")
-    fig.savefig(path, dpi=80)
+    fig.savefig(path, dpi=80, bbox_inches="tight")
 
 
 def main():
