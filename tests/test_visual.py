@@ -866,6 +866,39 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         assert all(close) and len(lines) == len(set(ends) - {9})
 
 
+def test_what_is_typed_replaces_the_words_chosen(window):
+    shown = pieces(RECORD, LAST)
+    i = next(i for i in range(9, 40) if shown[i][0] == " " and shown[i].isascii())
+    s = State(at=END, selected=frozenset([i]))
+    (the,), many = TOKENIZER.encode(" the"), len(TOKENIZER.encode(" earthy"))
+    typed = after(s, *map(press, "the"))
+    texts = [item.text for item in lay_out(LANES, typed, (1000, 700), RULER).items]
+    assert "instead " in texts
+    assert after(typed, press("Escape")) == s
+    done = after(typed, press("Return"))
+    assert done == replace(s, request=f"type {the}")
+    assert after(replace(s, selected=frozenset([0])), press("T"), press("Return")).request == (
+        f"type {TOKENIZER.encode('T')[0]}"  # nothing is before it, so no space
+    )
+    long = after(s, *map(press, "earthy"), press("Return"))
+    assert many > 1 and f"“earthy”: {many} tokens, but 1 selected" in long.message
+    more = replace(long, selected=frozenset(range(i, i + many)))  # what is typed is still there
+    assert after(more, press("Return")).request.split()[1:] == [
+        str(token) for token in TOKENIZER.encode(" earthy")
+    ]
+    assert after(s, press("Tab")).selected == frozenset()  # that is the prompt
+    worker = work()
+    worker.thread.start()
+    wait_for(lambda: worker.lanes[0].done and not worker.busy)
+    obey(replace(done, settings=ASKED), worker, window, worker.lanes)
+    (new,) = worker.lanes
+    kept = np.arange(40) != i
+    assert (new.rows[-1].text[kept] == RECORD.rows[-1].text[kept]).all() and new.done
+    assert new.rows[-1].text[i] == the and new.rows[-1].since[i] == 0  # given
+    assert rivals(new, -1, i) == [] and "given" in card(replace(s, at=END), [new])
+    worker.close()
+
+
 @pytest.mark.parametrize("model", [MODEL, BLOCKS], ids=["diffusion", "blocks"])
 def test_what_can_be_requested(window, tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pygame
 
 from visual.field import Field
-from visual.record import MOST_STEPS, SAMPLERS, Settings
+from visual.record import MOST_STEPS, SAMPLERS, Settings, pieces
 from visual.sudoku import with_given
 from visual.typesetting import FADE
 
@@ -47,7 +47,7 @@ class State:
     head: int = -1  # whose attention is shown: 0 the mean of all heads, 1... each, -1 none
     kept: bool = False  # whether the next run is shown beside this one
     picked: int = 0  # the setting that the keyboard changes, one of CHOICES
-    prompt: Field | None = None  # the prompt while it is being typed
+    prompt: Field | None = None  # what is being typed: a prompt, or words for those selected
     busy: str = ""  # what the worker is doing
     message: str = ""
     request: str = ""  # what the program shall do
@@ -57,7 +57,7 @@ class State:
 SECONDS = 8  # a whole run
 END = 1 + FADE  # of the clock: what came last has time to fade
 CHOICES = ("steps", "temperature", "top_p", "sampler", "length", "seed")  # with two arrows
-BINDINGS = (  # keys, their commands, what they do. Every other character begins a prompt.
+BINDINGS = (  # keys, their commands, what they do. All other characters are text.
     ("Space", "play", "play, pause"),
     ("Left Right", "step -1, step 1", "one step back, forward"),
     ("Home End", "seek 0, seek 2", "to the start, the end"),
@@ -145,7 +145,7 @@ def on_key(event, state, lanes):
             return handle(state, f"given {event.text}", lanes)
         if event.text in KEYS or not event.text.strip():
             return handle(state, KEYS.get(event.text, ""), lanes)
-        line = Field()  # whoever types begins a prompt
+        line = Field()  # whoever types begins a prompt, or other words for those selected
     if event.type == pygame.TEXTINPUT:
         return replace(state, prompt=line.type(event.text), help=False)
     if event.type == pygame.TEXTEDITING:
@@ -157,6 +157,8 @@ def on_key(event, state, lanes):
         return handle(state, KEYS.get(key, "") if len(key) > 1 else "", lanes)
     if line.composing:  # the input method's keys
         return state
+    if key in ("Return", "Enter") and state.selected and lanes[0].tokenizer:
+        return put_typed(state, lanes)
     if key in ("Return", "Enter"):
         settings = replace(state.settings, prompt=line.text)
         return replace(state, settings=settings, prompt=None, request="run", message="")
@@ -174,6 +176,18 @@ def on_key(event, state, lanes):
             by_word = bool(control or event.mod & pygame.KMOD_ALT)
             line = line.press(key, bool(event.mod & pygame.KMOD_SHIFT), by_word)
     return replace(state, prompt=line)
+
+
+def put_typed(state, lanes):
+    """The state that requests the tokens of what was typed, if as many are selected."""
+    (record, i), wanted = lane_of(lanes, min(state.selected)), len(state.selected)
+    old = pieces(record, record.at(state.at))[i]  # with the space before it, if it has one
+    space = " " if (i > 0 if old is None else old[0] == " ") else ""
+    ids = record.tokenizer.encode(space + state.prompt.text.strip())
+    if len(ids) == wanted:
+        return replace(state, prompt=None, request=" ".join(map(str, ("type", *ids))), message="")
+    said = f"“{state.prompt.text}”: {len(ids)} token{'s' * (len(ids) != 1)}, but {wanted} selected"
+    return replace(state, message=said + ": select as many")
 
 
 def handle(state, command, lanes):
@@ -197,7 +211,8 @@ def handle(state, command, lanes):
             return replace(state, help=False, selected=frozenset())
         case ["prompt"]:
             text = state.settings.prompt
-            return replace(state, prompt=Field(text, len(text), len(text)), help=False)
+            field = Field(text, len(text), len(text))
+            return replace(state, prompt=field, help=False, selected=frozenset())
         case ["erase"] if lanes[0].grid and state.selected:
             return handle(state, "given _", lanes)
         case ["put", token] if lanes[0].grid:

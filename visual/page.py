@@ -223,7 +223,10 @@ def prompt_row(lanes, state, style, width):
             for k, name in enumerate(names):
                 groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
         return flow(style, groups, width, style.px(20))
-    label = line_of(style, "prompt ", width / 2, theme.accent)
+    label, note = "prompt ", "write it.  Escape: leave it.  Each _ is a mask, \\_ an underscore."
+    if state.selected:
+        label, note = "instead ", "put it in the place of what is selected.  Escape: leave it."
+    label = line_of(style, label, width / 2, theme.accent)
     h, room, measure = label.h, width - label.w - style.px(4), style.fonts.width
     text, rest = visible(field.text[: field.caret]), visible(field.text[field.caret :])
     # of what is left of the caret its end is shown, of what is right of it its beginning
@@ -236,8 +239,7 @@ def prompt_row(lanes, state, style, width):
     items = [label] + [Item("box", left, 0, right - left, h, theme.line)] * (left < right)
     items += [style.text(label.w, 0, before, theme.ink), style.text(x, 0, after, theme.ink)]
     caret = Item("box", x, 0, style.px(2), h, theme.accent, command="caret")
-    note = "Return: write it.  Escape: leave it.  Each _ is a mask to fill, \\_ is an underscore."
-    note = line_of(style, note, width, theme.faint)._replace(y=h + style.px(6))
+    note = line_of(style, "Return: " + note, width, theme.faint)._replace(y=h + style.px(6))
     return [*items, caret, note], note.y + note.h
 
 
@@ -308,7 +310,10 @@ def token_card(lanes, state, tokens, style):
             told.append("what else it could have been is not kept of a GPT")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
     edits = state.selected and not record.causal and record.tokenizer is not None
-    lines += [(f"{'erase and refill':<19}Delete", theme.ink, 0, "erase")] * bool(edits)
+    if edits:
+        other = "another digit" if record.grid else "other words"
+        lines.append((f"{other:<19}type", theme.faint, 0, ""))
+        lines.append((f"{'erase and refill':<19}Delete", theme.ink, 0, "erase"))
     for token, name, p in found:
         line = f"{percent(p):>6}  “{visible(name)}”"
         lines.append((line, theme.ink, p, f"put {token}" if edits else ""))
@@ -357,7 +362,7 @@ def put_beside(items, item, size, gap):
 def help_card(box, style):
     """All keys, on a card over the text, so that what it explains can be seen."""
     theme, (x, y, w, h) = style.theme, box
-    rows = [("letters", "type a prompt; each _ in it is a mask to fill")]
+    rows = [("letters", "type a prompt, or other words for those chosen")]
     rows += [(keys.replace(" ", "  "), meaning) for keys, _, meaning in controls.BINDINGS]
     rows.append(("mouse", "click on anything; point at anything to know it"))
     longest = max(len(keys) for keys, _ in rows)
@@ -390,6 +395,7 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     inner, gap = width - 2 * margin, style.px(12)
     still = State(state.settings, view=state.view, help=state.help, picked=state.picked)
     still = replace(still, prompt=state.prompt, kept=state.kept, controls=state.controls)
+    still = replace(still, selected=state.selected if state.prompt else frozenset())
     rows = {make: make(lanes, state if make in MOVING else still, style, inner) for make in ROWS}
     given_up = [settings_row, prompt_row, action_row, status_row]
     given_up += [caption_row, header_row, timeline_row]

@@ -138,8 +138,9 @@ def rivals(record, n, i):
 
     At a mask, what the model predicts there now; at a token, what it predicted before it was drawn.
     """
-    row = asked(record, n, i)
-    if row.text[i] != MASKED or row.look is None:
+    row, now = asked(record, n, i), record.rows[n]
+    given = now.text[i] != MASKED and now.since[i] == 0
+    if given or row.text[i] != MASKED or row.look is None:
         return []
     found = row.look.rivals(place_among_masks(row, i))
     return [(token, record.tokenizer.show(token), p) for token, p in found]

@@ -71,10 +71,11 @@ def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
     return record
 
 
-def continued(record, n, edits, settings):
+def continued(record, n, edits, settings, given=False):
     """A record that goes on from row n of another one, with other tokens, or masks, at some places.
 
-    edits: {place: id or MASKED}. What is finished begins anew, with a clock of its own.
+    edits: {place: id or MASKED}; given: the tokens are no draws. What is finished begins anew, with
+    a clock of its own.
     """
     row = record.rows[n]
     text, chance = row.text.copy(), np.ones(len(row.text))
@@ -88,6 +89,8 @@ def continued(record, n, edits, settings):
     if fresh or edits:
         time, t, calls = (0.0, left, 0) if fresh else (row.time, row.t, row.calls)
         new.add(text, time, t, calls, chance)
+        if given:
+            new.rows[-1].since[list(edits)] = 0
     new.done = left == 0
     new.start = 2.0 if new.done else new.rows[-1].time
     return new

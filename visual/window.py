@@ -76,8 +76,8 @@ def obey(state, worker, window, lanes):
                 raise UserError("choose words first: click on one, or drag over several")
             case ["branch"]:
                 worker.go_on(replace(state, selected=frozenset()), lanes)
-            case ["erase" | "put", *ids]:
-                worker.go_on(state, lanes, *ids)
+            case ["erase" | "put" | "type" as verb, *ids]:
+                worker.go_on(state, lanes, ids, verb == "type")
             case ["undo"]:
                 worker.undo()
                 state = replace(state, settings=worker.lanes[-1].settings)
