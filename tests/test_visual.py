@@ -448,6 +448,7 @@ def contrast(*colors):  # of two, from 1 to 21; text wants 4.5 (WCAG 2)
 
 @pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES)
 def test_colours_can_be_read(theme):
+    assert contrast(theme.page, theme.wrong) >= 4.5
     for ink in (theme.ink, theme.faint, theme.accent):
         assert contrast(ink, theme.page) >= 4.5 and contrast(ink, theme.card) >= 4.5
     scale = np.linspace(0, 1, 50)
@@ -992,17 +993,31 @@ def test_a_grid_shows_how_probable_each_digit_is(grid):
     assert [sum(x > line for x in ends) for line in thick] == [6, 3, 0]  # boxes are 3 wide
 
 
-def test_givens_are_typed_and_a_contradiction_is_said(grid):
+def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     s = State(settings=grid.settings, selected=frozenset([3]))
     typed = on_event(press("2"), s, Layout([], [], []), [grid])
     assert typed.settings.prompt == "1_325_" + "_" * 30 and typed.request == "run"
     assert handle(s, f"put {ord('4')}", [grid]).settings.prompt[:6] == "1_345_"
     s = replace(s, selected=frozenset([0, 2]))
     assert handle(s, "erase", [grid]).settings.prompt == "____5_" + "_" * 30
-    assert on_event(press("7"), s, Layout([], [], []), [grid]).prompt == Field("7", 1, 1)
+    for state in (s, State()):  # no prompt begins with what no cell can hold
+        refused = on_event(press("7"), state, Layout([], [], []), [grid])
+        assert refused == replace(state, message="here is room for the digits from 1 to 6")
+    for at, *keys, to in ((0, "Right", 1), (0, "Left", "Up", 0), (8, "Down", "Left", 13)):
+        s = replace(s, selected=frozenset([at]))
+        for key in keys:
+            s = on_event(press(key), s, Layout([], [], []), [grid])
+        assert s.selected == {to}
+    for size in ((1000, 700), (640, 480)):
+        page = lay_out([grid], replace(s, at=END), size, RULER)
+        right = max(cell.x + cell.w for cell in anchors(page))
+        assert all(item.x > right for item in page.overlay)  # the grid can be seen
+    assert "attention" not in " ".join(card(s, [grid])) != ""
     wrong = begin(perfect(), BYTES, replace(grid.settings, prompt="11"))
     page = lay_out([wrong], State(touring=True), (1000, 700), RULER)
     assert CONTRADICTION in {item.text for item in page.rows}
+    red = [cell.token for cell in anchors(page) if cell.color == DARK.wrong]
+    assert red == [0, 1]
     prompt = puzzle(3)
     made = begin(perfect(), BYTES, replace(grid.settings, prompt=prompt))
     assert 1 <= solutions(made, 0) <= 30 and 4 < prompt.count("_") < 36

@@ -78,6 +78,7 @@ BINDINGS = (  # keys, their commands, what they do. All other characters are tex
 KEYS = {"=": "more", "?": "help", "Enter": "run", "Escape": "escape", "Backspace": "erase"}
 for keys, commands, _ in BINDINGS:
     KEYS |= zip(keys.split(), commands.split(", "), strict=True)
+ARROWS = {"Left": (-1, 0), "Right": (1, 0), "Up": (0, -1), "Down": (0, 1)}  # in a grid
 REQUESTS = {  # what the program has to do: what the mouse says about it
     "run": "write a text with these settings",
     "new": "write another text with these settings",
@@ -140,11 +141,13 @@ def on_key(event, state, lanes):
     """The state after a key, or after a text, which is what keys have typed on their layout."""
     line = state.prompt
     if event.type != pygame.KEYDOWN and line is None:
-        digits = "_123456789"[: lanes[0].grid + 1] if lanes[0].grid and state.selected else ""
-        if event.text and event.text in digits:
+        size = lanes[0].grid
+        if state.selected and event.text and event.text in "_123456789"[: size + 1] * (size > 0):
             return handle(state, f"given {event.text}", lanes)
         if event.text in KEYS or not event.text.strip():
             return handle(state, KEYS.get(event.text, ""), lanes)
+        if size and (state.selected or event.text > str(size)):
+            return replace(state, message=f"here is room for the digits from 1 to {size}")
         line = Field()  # whoever types begins a prompt, or other words for those selected
     if event.type == pygame.TEXTINPUT:
         return replace(state, prompt=line.type(event.text), help=False)
@@ -153,6 +156,8 @@ def on_key(event, state, lanes):
     control = event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META)
     key = pygame.key.name(event.key).title().replace(" ", "")
     key = "Ctrl+" + key if control and len(key) == 1 else key
+    if line is None and lanes[0].grid and state.selected and key in ARROWS:
+        return replace(state, selected=frozenset([next_cell(state, lanes, *ARROWS[key])]))
     if line is None:  # what types a character comes as a text, too
         return handle(state, KEYS.get(key, "") if len(key) > 1 else "", lanes)
     if line.composing:  # the input method's keys
@@ -176,6 +181,14 @@ def on_key(event, state, lanes):
             by_word = bool(control or event.mod & pygame.KMOD_ALT)
             line = line.press(key, bool(event.mod & pygame.KMOD_SHIFT), by_word)
     return replace(state, prompt=line)
+
+
+def next_cell(state, lanes, across, down):
+    """The cell beside the one that is selected, if there is one."""
+    record, i = lane_of(lanes, token := max(state.selected))
+    y, x = divmod(i, record.grid)
+    x, y = (min(max(0, k), record.grid - 1) for k in (x + across, y + down))
+    return token - i + y * record.grid + x
 
 
 def put_typed(state, lanes):

@@ -321,8 +321,9 @@ def token_card(lanes, state, tokens, style):
         return card(style, [*lines, ("click: change it", theme.faint, 0, "")], style.px(14))
     layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
     shown = {-1: "", 0: ": mean"}.get(state.head, f": {layer + 1}, head {head + 1}")
-    line = (f"{'attention' + shown:<19}Ctrl+A", theme.faint, 0, "attend")
-    return card(style, [*lines, line], style.px(14))
+    if record.heads[0]:
+        lines.append((f"{'attention' + shown:<19}Ctrl+A", theme.faint, 0, "attend"))
+    return card(style, lines, style.px(14))
 
 
 def threads(words, lanes, state, style):
@@ -435,6 +436,10 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     near = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
     if pointed.token is not None:
         near = token_card(lanes, state, state.selected or {pointed.token}, style)
+        if lanes[0].grid:  # the card stands beside it, if it can
+            right = max(word[0].x + word[0].w for word in words) + style.px(12)
+            near *= right + extent(near)[0] <= width
+            pointed = pointed._replace(x=right, h=0)
     return replace(page, overlay=put_beside(near, pointed, size, style.px(6)))
 
 
