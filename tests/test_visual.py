@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["SDL_VIDEODRIVER"] = "dummy"
@@ -1135,7 +1136,8 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     asked = ["--folder", str(tmp_path), "--steps", "6", "--prompt", "In the _ "]
     assert sample_visual.main([*asked, "--text"]) == 0
     out = capsys.readouterr()
-    assert out.out.startswith(f"{checkpoint}: 0.0 million parameters\nstep 0/6") and out.err == ""
+    told = f"your newest model, {checkpoint}: 0.0 million parameters\nstep 0/6"
+    assert out.out.startswith(told) and out.err == ""
     masks = 40 - len(TOKENIZER.encode("In the"))  # the text is as long as the context
     assert f"masked {masks}  network calls 0" in out.out and out.out.count("masked") == 5
     assert sample_visual.main([*asked, "--race", "--save", gif, "--size", "300x200"]) == 0
@@ -1151,7 +1153,9 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     save_checkpoint(blocks, BLOCKS, TOKENIZER, {})
     assert sample_visual.main(["--text", "--race", blocks, path, *asked]) == 0  # of three
     told = capsys.readouterr().out
-    assert told.startswith(f"{checkpoint}: ") and told.count("network calls") == 15
+    assert (
+        told.startswith(f"your newest model, {checkpoint}: ") and told.count("network calls") == 15
+    )
     assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("block 1/")
     other = str(tmp_path / "other-twin.safetensors")
@@ -1159,6 +1163,10 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2
     assert capsys.readouterr().err.startswith(f"sample_visual.py: {other}: it has another token")
     assert sample_visual.main([path, "--text", "--prompt", ""]) == 0  # the twin alone
+    assert capsys.readouterr().out.startswith(f"{path}: ")  # which the user has named
+    Path(checkpoint).rename(tmp_path / "kjv.safetensors")
+    assert sample_visual.main([*asked, "--text"]) == 0
+    assert capsys.readouterr().out.startswith("the included model, ")
 
 
 def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):
