@@ -796,7 +796,16 @@ def test_a_real_text_is_masked_as_t_rises_and_written_again():
     assert run.masked(0) == 0 and (run.rows[0].text == ids).all()
     masks, ts = [run.masked(k) for k in range(n)], [row.t for row in run.rows]
     assert masks == sorted(masks) and ts == sorted(ts) and 20 < masks[-1] < 40
+    i = int(np.flatnonzero(run.rows[-1].text == MASKED)[0])
     write(run)
+    run.rows[-1].text[i] = other = ids[i] - 1
+    told = card(State(at=END, selected=frozenset([i])), [run])
+    assert f"“{TOKENIZER.show(other)}”" in told
+    assert f"the original: “{TOKENIZER.show(ids[i])}”" in told
+    same = card(State(at=0.0, selected=frozenset([i])), [run])
+    assert "original" not in " ".join(same) and f"“{TOKENIZER.show(ids[i])}”" in same
+    page = lay_out([run], State(settings=ASKED), (1000, 700), RULER)
+    assert any(item.text.startswith("a text of the validation set") for item in page.rows)
     assert run.masked(-1) == 0 and run.rows[n - 1].time == 0.5 < run.rows[n].time
     stays = run.rows[n - 1].text != MASKED
     assert (run.rows[-1].text[stays] == ids[stays]).all() and run.rows[n].t < run.rows[n - 1].t

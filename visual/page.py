@@ -215,10 +215,13 @@ def prompt_row(lanes, state, style, width):
     if field is None:
         text = state.settings.prompt[:200]
         prompt = line_of(style, f"“{text}”" if text else "none", width / 3, theme.ink).text
-        groups = [[("prompt ", theme.faint, "prompt", TIPS["prompt"])]]
+        real = lanes[-1].original is not None
+        label = "a text of the validation set; next prompt " if real else "prompt "
+        groups = [[(label, theme.faint, "prompt", TIPS["prompt"])]]
         groups[0].append((prompt, theme.ink, "prompt", TIPS["prompt"]))
         if width > style.px(600):
-            groups.append([("try" if lanes[0].grid else "type another, or try", theme.faint)])
+            hint = "try" if real or lanes[0].grid else "type another, or try"
+            groups.append([(hint, theme.faint)])
             names = ("a beginning", "a gap", "a lost middle") if not lanes[0].grid else PUZZLES
             for k, name in enumerate(names):
                 groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
@@ -308,6 +311,9 @@ def token_card(lanes, state, tokens, style):
             told.append(f"in one step with {len(together)} more, unseen by each other")
         if record.causal:
             told.append("what else it could have been is not kept of a GPT")
+    original = row.text if record.original is None else record.original
+    if len(tokens) == 1 and original[i] != row.text[i]:
+        told.append(f"the original: “{visible(record.tokenizer.show(original[i]))}”")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
     edits = state.selected and not record.causal and record.tokenizer is not None
     if edits:

@@ -63,6 +63,7 @@ class Record:
     block: int = 0  # written in blocks of so many tokens, from left to right; 0: all at once
     heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
     leftwards: bool = False  # read from right to left
+    original: object = None  # (L,) the real text, as ids, if it is one that loses its words
     start: float = 0.0  # the moment from which it is played
     rows: list = field(default_factory=list)
     done: bool = False

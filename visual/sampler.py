@@ -64,7 +64,7 @@ def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
 
     It takes the first half of the clock.
     """
-    record = blank(model, tokenizer, settings, title)
+    record = replace(blank(model, tokenizer, settings, title), original=ids)
     moment = np.random.default_rng(settings.seed).random(len(ids))  # each token's own
     for t in np.linspace(0, deepest, n_rows):
         record.add(np.where(moment < t, MASKED, ids), 0.5 * t / deepest, t)
