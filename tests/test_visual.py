@@ -861,6 +861,14 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         place = areas[command].x + 1, areas[command].y + 1
         clicked = after(alone, mouse(*place, pygame.MOUSEBUTTONDOWN), page=page)
         assert clicked.request == command
+        (lit,) = {
+            item.command
+            for item in lay_out(LANES, replace(alone, mouse=place), (1000, 700), RULER).overlay
+            if item.color == DARK.line and item.kind == "box"
+        }  # and that can be seen
+        assert lit == command
+    masks = State(at=0.0, selected=frozenset([9]))
+    assert "erase" not in " ".join(card(masks)) and "other words" in " ".join(card(masks))
     for state, ends in (
         (alone, companions(RECORD, LAST, 9)),  # what was drawn with it
         (

@@ -319,7 +319,8 @@ def token_card(lanes, state, tokens, style):
     if edits:
         other = "another digit" if record.grid else "other words"
         lines.append((f"{other:<19}type", theme.faint, 0, ""))
-        lines.append((f"{'erase and refill':<19}Delete", theme.ink, 0, "erase"))
+        if (row.text[[i + token - max(tokens) for token in tokens]] != MASKED).any():
+            lines.append((f"{'erase and refill':<19}Delete", theme.ink, 0, "erase"))
     for token, name, p in found:
         line = f"{percent(p):>6}  “{visible(name)}”"
         lines.append((line, theme.ink, p, f"put {token}" if edits else ""))
@@ -328,7 +329,7 @@ def token_card(lanes, state, tokens, style):
     layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
     shown = {-1: "", 0: ": mean"}.get(state.head, f": {layer + 1}, head {head + 1}")
     if record.heads[0]:
-        lines.append((f"{'attention' + shown:<19}Ctrl+A", theme.faint, 0, "attend"))
+        lines.append((f"{'attention' + shown:<19}Ctrl+A", theme.ink, 0, "attend"))
     return card(style, lines, style.px(14))
 
 
@@ -364,6 +365,16 @@ def put_beside(items, item, size, gap):
     if y + h > size[1]:
         y = max(0, item.y - gap - h)
     return moved(items, min(max(0, item.x), size[0] - w), y)
+
+
+def highlighted(page, item, style):
+    """The page with a lighter row of the card, if that is what the mouse points at."""
+    if item is None or item.kind != "area" or item not in page.overlay:
+        return page
+    more = style.px(6)
+    behind = item._replace(kind="box", x=item.x - more, w=item.w + 2 * more, y=item.y - more / 2)
+    behind = behind._replace(color=style.theme.line)
+    return replace(page, overlay=[*page.overlay[:2], behind, *page.overlay[2:]])
 
 
 def help_card(box, style):
@@ -446,7 +457,8 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
             right = max(word[0].x + word[0].w for word in words) + style.px(12)
             near *= right + extent(near)[0] <= width
             pointed = pointed._replace(x=right, h=0)
-    return replace(page, overlay=put_beside(near, pointed, size, style.px(6)))
+    page = replace(page, overlay=put_beside(near, pointed, size, style.px(6)))
+    return highlighted(page, page.at(*state.mouse), style) if state.mouse else page
 
 
 def beside(width, style):
