@@ -652,6 +652,14 @@ def test_pointing_at_things_shows_what_is_known_of_them():
     for item in page.items:
         if item.text in ("t ", "network calls ", "steps ", " ancestral    "):
             assert card(State(mouse=(item.x + 1, item.y + 1)))
+        if item.command == "timeline":  # what follows the mouse can be seen below it
+            tip = lay_out(LANES, State(mouse=(item.x + 1, item.y + 1)), (1000, 700), RULER).overlay
+            assert tip and all(part.y + part.h <= item.y for part in tip)
+            dragging = State(mouse=(item.x + 1, item.y + 1), dragging=("timeline", 0, 1))
+            assert not card(dragging)  # nor is the text hidden
+        if item.command.startswith("view"):  # what the caption says is not said again
+            told = card(State(mouse=(item.x + 1, item.y + 1)))
+            assert told == [VIEWS[item.command[5:]]] * (item.command != "view text")
 
 
 def test_settings_change_one_at_a_time_and_stay_in_range():

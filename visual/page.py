@@ -79,8 +79,9 @@ def header_row(lanes, state, style, width):
     names = [(view, f"view {view}") for view in VIEWS]
     names += [("theme", "theme"), ("help", "help")] if state.controls else []
     colors = {f"view {state.view}": style.theme.accent}
+    tips = VIEWS | {state.view: ""}  # it is the caption
     groups = [
-        [(f" {name} ", colors.get(command, style.theme.faint), command, VIEWS.get(name, ""))]
+        [(f" {name} ", colors.get(command, style.theme.faint), command, tips.get(name, ""))]
         for name, command in names
     ]
     right, h = flow(style, groups, width, style.px(4))
@@ -362,7 +363,7 @@ def put_beside(items, item, size, gap):
     if w > size[0] or h > size[1]:
         return []
     y = item.y + item.h + gap
-    if y + h > size[1]:
+    if y + h > size[1] or item.command == "timeline":  # below it are the figures of this moment
         y = max(0, item.y - gap - h)
     return moved(items, min(max(0, item.x), size[0] - w), y)
 
@@ -448,7 +449,7 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     if state.selected:
         chosen = [word[0] for word in words if word[0].token == max(state.selected)]
         pointed = chosen[0] if chosen else None
-    if pointed is None or (pointed.token is None and not pointed.tip):
+    if pointed is None or (pointed.token is None and (not pointed.tip or state.dragging)):
         return page
     near = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
     if pointed.token is not None:
