@@ -191,6 +191,7 @@ def load(arguments, settings):
                     "checkpoints/kjv.safetensors --race checkpoints/kjv-twin.safetensors"
                 )
             rivals.append(rival)
+            title = f"{title.partition(':')[0]}, against {Path(path).stem}"  # sizes stand over each
         for racer in (model, *rivals):  # a first run is slower: the clock should not count that
             write(begin(racer, tokenizer, replace(settings, steps=4)))
     return model, tokenizer, title, rivals, *runs

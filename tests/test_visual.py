@@ -1181,8 +1181,17 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert (
         told.startswith(f"your newest model, {checkpoint}: ") and told.count("network calls") == 15
     )
+    arguments = sample_visual.parse_arguments(["--race", blocks, path, *asked])
+    worker = Worker(lambda settings: sample_visual.load(arguments, settings), ASKED)
+    worker.open()
+    page = lay_out(worker.begin(ASKED), State(), (1000, 700), RULER)
+    shown = [item.text for item in page.rows]
+    assert shown[0] == "your newest model, tiny, against tiny-blocks, against tiny-twin"
+    assert [text for text in shown if text.endswith("0.0M")] == [
+        "diffusion, 0.0M", "blocks of 8, 0.0M", "GPT, 0.0M"
+    ]  # fmt: skip
     assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("block 1/")
+    assert "\nblock 1/" in capsys.readouterr().out
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
     assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2

@@ -57,7 +57,7 @@ class Record:
     settings: Settings
     title: str = ""
     model: object = None  # which writes it
-    name: str = ""  # of its kind of model
+    name: str = ""  # of its kind of model, and its size
     causal: bool = False  # written from left to right: there are no masks to be shown
     longest: int = 0  # how many tokens a text may have
     block: int = 0  # written in blocks of so many tokens, from left to right; 0: all at once

@@ -53,6 +53,7 @@ def blank(model, tokenizer, settings, title):
     c, name = model.config, "diffusion"
     if c.causal or c.block:
         name = "GPT" if c.causal else f"blocks of {c.block}"
+    name += f", {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M"  # parameters
     heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") and not c.block else (0, 0)
     longest = c.context * (CONTEXTS if c.block else 1)  # in blocks, what is far back is not seen
     way = leftwards(tokenizer)
