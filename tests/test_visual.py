@@ -1028,7 +1028,12 @@ def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     assert handle(s, "erase", [grid]).settings.prompt == "____5_" + "_" * 30
     for state in (s, State()):  # no prompt begins with what no cell can hold
         refused = on_event(press("7"), state, Layout([], [], []), [grid])
-        assert refused == replace(state, message="here is room for the digits from 1 to 6")
+        assert refused == replace(state, message="a cell takes a digit from 1 to 6")
+    page = lay_out([grid], State(prompt=Field("12")), (1000, 700), RULER)
+    cell = anchors(page)[7]
+    down = mouse(cell.x + 9, cell.y + 9, pygame.MOUSEBUTTONDOWN)
+    clicked = on_event(down, State(prompt=Field("12")), page, [grid])
+    assert clicked.selected == {7} and clicked.prompt is None  # what is typed now is its digit
     for at, *keys, to in ((0, "Right", 1), (0, "Left", "Up", 0), (8, "Down", "Left", 13)):
         s = replace(s, selected=frozenset([at]))
         for key in keys:

@@ -133,7 +133,8 @@ def on_press(state, item, lanes):
     if item is None or item.token is None:
         return replace(state, selected=frozenset())
     chosen = frozenset() if state.selected == {item.token} else frozenset([item.token])
-    state = replace(state, selected=chosen, playing=False, touring=False)
+    prompt = None if lanes[0].grid else state.prompt  # what is typed now goes into the cell
+    state = replace(state, selected=chosen, playing=False, touring=False, prompt=prompt)
     return replace(state, dragging=("tokens", item.token))
 
 
@@ -141,13 +142,13 @@ def on_key(event, state, lanes):
     """The state after a key, or after a text, which is what keys have typed on their layout."""
     line = state.prompt
     if event.type != pygame.KEYDOWN and line is None:
-        size = lanes[0].grid
-        if state.selected and event.text and event.text in "_123456789"[: size + 1] * (size > 0):
+        size, digits = lanes[0].grid, "_123456789"[: lanes[0].grid + 1]
+        if size and state.selected and event.text and event.text in digits:
             return handle(state, f"given {event.text}", lanes)
         if event.text in KEYS or not event.text.strip():
             return handle(state, KEYS.get(event.text, ""), lanes)
-        if size and (state.selected or event.text > str(size)):
-            return replace(state, message=f"here is room for the digits from 1 to {size}")
+        if size and event.text not in digits:
+            return replace(state, message=f"a cell takes a digit from 1 to {size}")
         line = Field()  # whoever types begins a prompt, or other words for those selected
     if event.type == pygame.TEXTINPUT:
         return replace(state, prompt=line.type(event.text), help=False)
@@ -198,7 +199,7 @@ def put_typed(state, lanes):
     space = " " if (i > 0 if old is None else old[0] == " ") else ""
     ids = record.tokenizer.encode(space + state.prompt.text.strip())
     if len(ids) == wanted:
-        return replace(state, prompt=None, request=" ".join(map(str, ("type", *ids))), message="")
+        return replace(state, prompt=None, message="", request=" ".join(map(str, ["type", *ids])))
     said = f"“{state.prompt.text}”: {len(ids)} token{'s' * (len(ids) != 1)}, but {wanted} selected"
     return replace(state, message=said + ": select as many")
 
@@ -223,9 +224,8 @@ def handle(state, command, lanes):
         case ["escape"]:
             return replace(state, help=False, selected=frozenset())
         case ["prompt"]:
-            text = state.settings.prompt
-            field = Field(text, len(text), len(text))
-            return replace(state, prompt=field, help=False, selected=frozenset())
+            text, n = state.settings.prompt, len(state.settings.prompt)
+            return replace(state, prompt=Field(text, n, n), help=False, selected=frozenset())
         case ["erase"] if lanes[0].grid and state.selected:
             return handle(state, "given _", lanes)
         case ["put", token] if lanes[0].grid:

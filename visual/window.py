@@ -30,9 +30,7 @@ def find_display():
     if named or not sys.platform.startswith("linux"):
         with contextlib.suppress(pygame.error):  # the display that is named may not answer
             pygame.display.init()
-            if (
-                pygame.display.get_driver() == "x11"
-            ):  # without a GPU, OpenGL takes ten times as long
+            if pygame.display.get_driver() == "x11":  # there OpenGL without a GPU is slow
                 os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
             if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return

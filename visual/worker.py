@@ -95,9 +95,8 @@ class Worker:
         from visual.sampler import continued
 
         record = lane_of(lanes, max(state.selected, default=0))[0]
-        places = [lane_of(lanes, i)[1] for i in sorted(state.selected)]
-        n, ids = record.at(state.at), map(int, ids or [MASKED] * len(places))
-        edits = dict(zip(places, ids, strict=True))
+        n, places = record.at(state.at), sorted(lane_of(lanes, i)[1] for i in state.selected)
+        edits = dict(zip(places, map(int, ids or [MASKED] * len(places)), strict=True))
         if record.causal:
             raise UserError("a GPT cannot fill gaps: only its end can change")
         if not edits and not record.masked(n):
