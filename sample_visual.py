@@ -151,7 +151,7 @@ def load(arguments, settings):
     """What a `Worker` needs: (model, tokenizer, title, those that race it, settings that fit them,
     perhaps those of a second run)."""
     # here, as it takes seconds, and may raise UserError
-    from saving import newest_checkpoint
+    from saving import INCLUDED, newest_checkpoint
     from visual.sampler import begin, write
 
     folder, rivals = arguments.folder, []
@@ -164,9 +164,12 @@ def load(arguments, settings):
         newest = newest_in_blocks if arguments.block else newest_checkpoint
         path = arguments.checkpoint or newest(folder)
         model, tokenizer = read(path)
+        which = "the included model, " if Path(path).stem in INCLUDED else "your newest model, "
+        which *= not arguments.checkpoint
         parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
-        print(f"{path}: {parameters}", flush=True)
-        title = f"{Path(path).stem}: {parameters}, trained on {Path(model.config.corpus).name}"
+        print(f"{which}{path}: {parameters}", flush=True)
+        corpus = Path(model.config.corpus).name
+        title = f"{which}{Path(path).stem}: {parameters}, trained on {corpus}"
     prompt = PROMPTS.get(model.config.corpus, "")
     if arguments.sudoku:
         settings = for_grid(settings, model)
@@ -188,6 +191,7 @@ def load(arguments, settings):
                     "checkpoints/kjv.safetensors --race checkpoints/kjv-twin.safetensors"
                 )
             rivals.append(rival)
+            title = f"{title.partition(':')[0]}, against {Path(path).stem}"  # sizes stand over each
         for racer in (model, *rivals):  # a first run is slower: the clock should not count that
             write(begin(racer, tokenizer, replace(settings, steps=4)))
     return model, tokenizer, title, rivals, *runs

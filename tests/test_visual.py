@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["SDL_VIDEODRIVER"] = "dummy"
@@ -448,6 +449,7 @@ def contrast(*colors):  # of two, from 1 to 21; text wants 4.5 (WCAG 2)
 
 @pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES)
 def test_colours_can_be_read(theme):
+    assert contrast(theme.page, theme.wrong) >= 4.5
     for ink in (theme.ink, theme.faint, theme.accent):
         assert contrast(ink, theme.page) >= 4.5 and contrast(ink, theme.card) >= 4.5
     scale = np.linspace(0, 1, 50)
@@ -650,6 +652,14 @@ def test_pointing_at_things_shows_what_is_known_of_them():
     for item in page.items:
         if item.text in ("t ", "network calls ", "steps ", " ancestral    "):
             assert card(State(mouse=(item.x + 1, item.y + 1)))
+        if item.command == "timeline":  # what follows the mouse can be seen below it
+            tip = lay_out(LANES, State(mouse=(item.x + 1, item.y + 1)), (1000, 700), RULER).overlay
+            assert tip and all(part.y + part.h <= item.y for part in tip)
+            dragging = State(mouse=(item.x + 1, item.y + 1), dragging=("timeline", 0, 1))
+            assert not card(dragging)  # nor is the text hidden
+        if item.command.startswith("view"):  # what the caption says is not said again
+            told = card(State(mouse=(item.x + 1, item.y + 1)))
+            assert told == [VIEWS[item.command[5:]]] * (item.command != "view text")
 
 
 def test_settings_change_one_at_a_time_and_stay_in_range():
@@ -794,7 +804,16 @@ def test_a_real_text_is_masked_as_t_rises_and_written_again():
     assert run.masked(0) == 0 and (run.rows[0].text == ids).all()
     masks, ts = [run.masked(k) for k in range(n)], [row.t for row in run.rows]
     assert masks == sorted(masks) and ts == sorted(ts) and 20 < masks[-1] < 40
+    i = int(np.flatnonzero(run.rows[-1].text == MASKED)[0])
     write(run)
+    run.rows[-1].text[i] = other = ids[i] - 1
+    told = card(State(at=END, selected=frozenset([i])), [run])
+    assert f"“{TOKENIZER.show(other)}”" in told
+    assert f"the original: “{TOKENIZER.show(ids[i])}”" in told
+    same = card(State(at=0.0, selected=frozenset([i])), [run])
+    assert "original" not in " ".join(same) and f"“{TOKENIZER.show(ids[i])}”" in same
+    page = lay_out([run], State(settings=ASKED), (1000, 700), RULER)
+    assert any(item.text.startswith("a text of the validation set") for item in page.rows)
     assert run.masked(-1) == 0 and run.rows[n - 1].time == 0.5 < run.rows[n].time
     stays = run.rows[n - 1].text != MASKED
     assert (run.rows[-1].text[stays] == ids[stays]).all() and run.rows[n].t < run.rows[n - 1].t
@@ -850,6 +869,14 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         place = areas[command].x + 1, areas[command].y + 1
         clicked = after(alone, mouse(*place, pygame.MOUSEBUTTONDOWN), page=page)
         assert clicked.request == command
+        (lit,) = {
+            item.command
+            for item in lay_out(LANES, replace(alone, mouse=place), (1000, 700), RULER).overlay
+            if item.color == DARK.line and item.kind == "box"
+        }  # and that can be seen
+        assert lit == command
+    masks = State(at=0.0, selected=frozenset([9]))
+    assert "erase" not in " ".join(card(masks)) and "other words" in " ".join(card(masks))
     for state, ends in (
         (alone, companions(RECORD, LAST, 9)),  # what was drawn with it
         (
@@ -864,6 +891,39 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         reached = {(line.x, line.y) for line in lines} | {(b.x + b.w, b.y + b.h) for b in lines}
         close = [np.abs(np.subtract(list(reached), m)).sum(axis=1).min() < 1 for m in middles]
         assert all(close) and len(lines) == len(set(ends) - {9})
+
+
+def test_what_is_typed_replaces_the_words_chosen(window):
+    shown = pieces(RECORD, LAST)
+    i = next(i for i in range(9, 40) if shown[i][0] == " " and shown[i].isascii())
+    s = State(at=END, selected=frozenset([i]))
+    (the,), many = TOKENIZER.encode(" the"), len(TOKENIZER.encode(" earthy"))
+    typed = after(s, *map(press, "the"))
+    texts = [item.text for item in lay_out(LANES, typed, (1000, 700), RULER).items]
+    assert "instead " in texts
+    assert after(typed, press("Escape")) == s
+    done = after(typed, press("Return"))
+    assert done == replace(s, request=f"type {the}")
+    assert after(replace(s, selected=frozenset([0])), press("T"), press("Return")).request == (
+        f"type {TOKENIZER.encode('T')[0]}"  # nothing is before it, so no space
+    )
+    long = after(s, *map(press, "earthy"), press("Return"))
+    assert many > 1 and f"“earthy”: {many} tokens, but 1 selected" in long.message
+    more = replace(long, selected=frozenset(range(i, i + many)))  # what is typed is still there
+    assert after(more, press("Return")).request.split()[1:] == [
+        str(token) for token in TOKENIZER.encode(" earthy")
+    ]
+    assert after(s, press("Tab")).selected == frozenset()  # that is the prompt
+    worker = work()
+    worker.thread.start()
+    wait_for(lambda: worker.lanes[0].done and not worker.busy)
+    obey(replace(done, settings=ASKED), worker, window, worker.lanes)
+    (new,) = worker.lanes
+    kept = np.arange(40) != i
+    assert (new.rows[-1].text[kept] == RECORD.rows[-1].text[kept]).all() and new.done
+    assert new.rows[-1].text[i] == the and new.rows[-1].since[i] == 0  # given
+    assert rivals(new, -1, i) == [] and "given" in card(replace(s, at=END), [new])
+    worker.close()
 
 
 @pytest.mark.parametrize("model", [MODEL, BLOCKS], ids=["diffusion", "blocks"])
@@ -959,17 +1019,36 @@ def test_a_grid_shows_how_probable_each_digit_is(grid):
     assert [sum(x > line for x in ends) for line in thick] == [6, 3, 0]  # boxes are 3 wide
 
 
-def test_givens_are_typed_and_a_contradiction_is_said(grid):
+def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     s = State(settings=grid.settings, selected=frozenset([3]))
     typed = on_event(press("2"), s, Layout([], [], []), [grid])
     assert typed.settings.prompt == "1_325_" + "_" * 30 and typed.request == "run"
     assert handle(s, f"put {ord('4')}", [grid]).settings.prompt[:6] == "1_345_"
     s = replace(s, selected=frozenset([0, 2]))
     assert handle(s, "erase", [grid]).settings.prompt == "____5_" + "_" * 30
-    assert on_event(press("7"), s, Layout([], [], []), [grid]).prompt == Field("7", 1, 1)
+    for state in (s, State()):  # no prompt begins with what no cell can hold
+        refused = on_event(press("7"), state, Layout([], [], []), [grid])
+        assert refused == replace(state, message="a cell takes a digit from 1 to 6")
+    page = lay_out([grid], State(prompt=Field("12")), (1000, 700), RULER)
+    cell = anchors(page)[7]
+    down = mouse(cell.x + 9, cell.y + 9, pygame.MOUSEBUTTONDOWN)
+    clicked = on_event(down, State(prompt=Field("12")), page, [grid])
+    assert clicked.selected == {7} and clicked.prompt is None  # what is typed now is its digit
+    for at, *keys, to in ((0, "Right", 1), (0, "Left", "Up", 0), (8, "Down", "Left", 13)):
+        s = replace(s, selected=frozenset([at]))
+        for key in keys:
+            s = on_event(press(key), s, Layout([], [], []), [grid])
+        assert s.selected == {to}
+    for size in ((1000, 700), (640, 480)):
+        page = lay_out([grid], replace(s, at=END), size, RULER)
+        right = max(cell.x + cell.w for cell in anchors(page))
+        assert all(item.x > right for item in page.overlay)  # the grid can be seen
+    assert "attention" not in " ".join(card(s, [grid])) != ""
     wrong = begin(perfect(), BYTES, replace(grid.settings, prompt="11"))
     page = lay_out([wrong], State(touring=True), (1000, 700), RULER)
     assert CONTRADICTION in {item.text for item in page.rows}
+    red = [cell.token for cell in anchors(page) if cell.color == DARK.wrong]
+    assert red == [0, 1]
     prompt = puzzle(3)
     made = begin(perfect(), BYTES, replace(grid.settings, prompt=prompt))
     assert 1 <= solutions(made, 0) <= 30 and 4 < prompt.count("_") < 36
@@ -1087,7 +1166,8 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     asked = ["--folder", str(tmp_path), "--steps", "6", "--prompt", "In the _ "]
     assert sample_visual.main([*asked, "--text"]) == 0
     out = capsys.readouterr()
-    assert out.out.startswith(f"{checkpoint}: 0.0 million parameters\nstep 0/6") and out.err == ""
+    told = f"your newest model, {checkpoint}: 0.0 million parameters\nstep 0/6"
+    assert out.out.startswith(told) and out.err == ""
     masks = 40 - len(TOKENIZER.encode("In the"))  # the text is as long as the context
     assert f"masked {masks}  network calls 0" in out.out and out.out.count("masked") == 5
     assert sample_visual.main([*asked, "--race", "--save", gif, "--size", "300x200"]) == 0
@@ -1103,14 +1183,29 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     save_checkpoint(blocks, BLOCKS, TOKENIZER, {})
     assert sample_visual.main(["--text", "--race", blocks, path, *asked]) == 0  # of three
     told = capsys.readouterr().out
-    assert told.startswith(f"{checkpoint}: ") and told.count("network calls") == 15
+    assert (
+        told.startswith(f"your newest model, {checkpoint}: ") and told.count("network calls") == 15
+    )
+    arguments = sample_visual.parse_arguments(["--race", blocks, path, *asked])
+    worker = Worker(lambda settings: sample_visual.load(arguments, settings), ASKED)
+    worker.open()
+    page = lay_out(worker.begin(ASKED), State(), (1000, 700), RULER)
+    shown = [item.text for item in page.rows]
+    assert shown[0] == "your newest model, tiny, against tiny-blocks, against tiny-twin"
+    assert [text for text in shown if text.endswith("0.0M")] == [
+        "diffusion, 0.0M", "blocks of 8, 0.0M", "GPT, 0.0M"
+    ]  # fmt: skip
     assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("block 1/")
+    assert "\nblock 1/" in capsys.readouterr().out
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
     assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2
     assert capsys.readouterr().err.startswith(f"sample_visual.py: {other}: it has another token")
     assert sample_visual.main([path, "--text", "--prompt", ""]) == 0  # the twin alone
+    assert capsys.readouterr().out.startswith(f"{path}: ")  # which the user has named
+    Path(checkpoint).rename(tmp_path / "kjv.safetensors")
+    assert sample_visual.main([*asked, "--text"]) == 0
+    assert capsys.readouterr().out.startswith("the included model, ")
 
 
 def test_the_plain_command_opens_a_window(checkpoint, monkeypatch):

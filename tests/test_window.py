@@ -116,6 +116,8 @@ def test_every_control_in_a_real_window(screen, tmp_path):
         "attention": keys("ctrl+a"),
         "words are chosen by dragging": dragged,
         "they are erased and filled": keys("BackSpace"), "undo": keys("ctrl+z"),
+        "a word to replace": lambda: click(token=1), "another is typed": keys(*"earth"),
+        "which takes its place": keys("Return"),
         "a moment before": keys("Left", "Left", "Left"), "branch here": keys("ctrl+b"),
         "compare": keys("ctrl+d"), "compare no more": lambda: click("compare"),
         "a real text loses its words": keys("ctrl+r"), "an example": lambda: click("example 1"),

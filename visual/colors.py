@@ -16,6 +16,7 @@ class Theme:
     mask: tuple
     accent: tuple
     card: tuple  # background of what lies on top
+    wrong: tuple  # background of what breaks a rule
     scale: tuple  # part of the colour scale that can be read on this page: improbable, probable
 
 
@@ -24,9 +25,9 @@ def rgb(colors):
     return [tuple(bytes.fromhex(color)) for color in colors.split()]
 
 
-THEMES = {  # page, ink, faint, line, mask, accent, card
-    "dark": Theme(*rgb("11131a e9e9ed 8e93a3 323644 282c39 f0a83c 1e212c"), scale=(0.5, 1.0)),
-    "light": Theme(*rgb("fbfaf6 1d1f28 646874 d6d4cd e4e2db ac5200 ffffff"), scale=(0.42, 0.0)),
+THEMES = {  # page, ink, faint, line, mask, accent, card, wrong; the scale
+    "dark": Theme(*rgb("11131a e9e9ed 8e93a3 323644 282c39 f0a83c 1e212c f0706a"), (0.5, 1.0)),
+    "light": Theme(*rgb("fbfaf6 1d1f28 646874 d6d4cd e4e2db ac5200 ffffff c22f2a"), (0.42, 0.0)),
 }
 # matplotlib's colour scale at 0, 1/8, ... 1: even to the eye, also to a colour-blind one
 VIRIDIS = rgb("440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725")

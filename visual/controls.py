@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pygame
 
 from visual.field import Field
-from visual.record import MOST_STEPS, SAMPLERS, Settings
+from visual.record import MOST_STEPS, SAMPLERS, Settings, pieces
 from visual.sudoku import with_given
 from visual.typesetting import FADE
 
@@ -47,7 +47,7 @@ class State:
     head: int = -1  # whose attention is shown: 0 the mean of all heads, 1... each, -1 none
     kept: bool = False  # whether the next run is shown beside this one
     picked: int = 0  # the setting that the keyboard changes, one of CHOICES
-    prompt: Field | None = None  # the prompt while it is being typed
+    prompt: Field | None = None  # what is being typed: a prompt, or words for those selected
     busy: str = ""  # what the worker is doing
     message: str = ""
     request: str = ""  # what the program shall do
@@ -57,7 +57,7 @@ class State:
 SECONDS = 8  # a whole run
 END = 1 + FADE  # of the clock: what came last has time to fade
 CHOICES = ("steps", "temperature", "top_p", "sampler", "length", "seed")  # with two arrows
-BINDINGS = (  # keys, their commands, what they do. Every other character begins a prompt.
+BINDINGS = (  # keys, their commands, what they do. All other characters are text.
     ("Space", "play", "play, pause"),
     ("Left Right", "step -1, step 1", "one step back, forward"),
     ("Home End", "seek 0, seek 2", "to the start, the end"),
@@ -78,6 +78,7 @@ BINDINGS = (  # keys, their commands, what they do. Every other character begins
 KEYS = {"=": "more", "?": "help", "Enter": "run", "Escape": "escape", "Backspace": "erase"}
 for keys, commands, _ in BINDINGS:
     KEYS |= zip(keys.split(), commands.split(", "), strict=True)
+ARROWS = {"Left": (-1, 0), "Right": (1, 0), "Up": (0, -1), "Down": (0, 1)}  # in a grid
 REQUESTS = {  # what the program has to do: what the mouse says about it
     "run": "write a text with these settings",
     "new": "write another text with these settings",
@@ -132,7 +133,8 @@ def on_press(state, item, lanes):
     if item is None or item.token is None:
         return replace(state, selected=frozenset())
     chosen = frozenset() if state.selected == {item.token} else frozenset([item.token])
-    state = replace(state, selected=chosen, playing=False, touring=False)
+    prompt = None if lanes[0].grid else state.prompt  # what is typed now goes into the cell
+    state = replace(state, selected=chosen, playing=False, touring=False, prompt=prompt)
     return replace(state, dragging=("tokens", item.token))
 
 
@@ -140,12 +142,14 @@ def on_key(event, state, lanes):
     """The state after a key, or after a text, which is what keys have typed on their layout."""
     line = state.prompt
     if event.type != pygame.KEYDOWN and line is None:
-        digits = "_123456789"[: lanes[0].grid + 1] if lanes[0].grid and state.selected else ""
-        if event.text and event.text in digits:
+        size, digits = lanes[0].grid, "_123456789"[: lanes[0].grid + 1]
+        if size and state.selected and event.text and event.text in digits:
             return handle(state, f"given {event.text}", lanes)
         if event.text in KEYS or not event.text.strip():
             return handle(state, KEYS.get(event.text, ""), lanes)
-        line = Field()  # whoever types begins a prompt
+        if size and event.text not in digits:
+            return replace(state, message=f"a cell takes a digit from 1 to {size}")
+        line = Field()  # whoever types begins a prompt, or other words for those selected
     if event.type == pygame.TEXTINPUT:
         return replace(state, prompt=line.type(event.text), help=False)
     if event.type == pygame.TEXTEDITING:
@@ -153,10 +157,14 @@ def on_key(event, state, lanes):
     control = event.mod & (pygame.KMOD_CTRL | pygame.KMOD_META)
     key = pygame.key.name(event.key).title().replace(" ", "")
     key = "Ctrl+" + key if control and len(key) == 1 else key
+    if line is None and lanes[0].grid and state.selected and key in ARROWS:
+        return replace(state, selected=frozenset([next_cell(state, lanes, *ARROWS[key])]))
     if line is None:  # what types a character comes as a text, too
         return handle(state, KEYS.get(key, "") if len(key) > 1 else "", lanes)
     if line.composing:  # the input method's keys
         return state
+    if key in ("Return", "Enter") and state.selected and lanes[0].tokenizer:
+        return put_typed(state, lanes)
     if key in ("Return", "Enter"):
         settings = replace(state.settings, prompt=line.text)
         return replace(state, settings=settings, prompt=None, request="run", message="")
@@ -174,6 +182,26 @@ def on_key(event, state, lanes):
             by_word = bool(control or event.mod & pygame.KMOD_ALT)
             line = line.press(key, bool(event.mod & pygame.KMOD_SHIFT), by_word)
     return replace(state, prompt=line)
+
+
+def next_cell(state, lanes, across, down):
+    """The cell beside the one that is selected, if there is one."""
+    record, i = lane_of(lanes, token := max(state.selected))
+    y, x = divmod(i, record.grid)
+    x, y = (min(max(0, k), record.grid - 1) for k in (x + across, y + down))
+    return token - i + y * record.grid + x
+
+
+def put_typed(state, lanes):
+    """The state that requests the tokens of what was typed, if as many are selected."""
+    (record, i), wanted = lane_of(lanes, min(state.selected)), len(state.selected)
+    old = pieces(record, record.at(state.at))[i]  # with the space before it, if it has one
+    space = " " if (i > 0 if old is None else old[0] == " ") else ""
+    ids = record.tokenizer.encode(space + state.prompt.text.strip())
+    if len(ids) == wanted:
+        return replace(state, prompt=None, message="", request=" ".join(map(str, ["type", *ids])))
+    said = f"“{state.prompt.text}”: {len(ids)} token{'s' * (len(ids) != 1)}, but {wanted} selected"
+    return replace(state, message=said + ": select as many")
 
 
 def handle(state, command, lanes):
@@ -196,8 +224,8 @@ def handle(state, command, lanes):
         case ["escape"]:
             return replace(state, help=False, selected=frozenset())
         case ["prompt"]:
-            text = state.settings.prompt
-            return replace(state, prompt=Field(text, len(text), len(text)), help=False)
+            text, n = state.settings.prompt, len(state.settings.prompt)
+            return replace(state, prompt=Field(text, n, n), help=False, selected=frozenset())
         case ["erase"] if lanes[0].grid and state.selected:
             return handle(state, "given _", lanes)
         case ["put", token] if lanes[0].grid:

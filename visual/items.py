@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -140,11 +141,6 @@ def shorten(fonts, text, size, width):
     """The text, cut off with "…" if it is wider than `width` pixels; "" if not even that fits."""
     if fonts.width(text, size) <= width:
         return text
-    low, high = 0, len(text)  # how many characters fit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fonts.width(text[:middle] + "…", size) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low] + "…" if fonts.width("…", size) <= width else ""
+    cut = lambda n: fonts.width(text[:n] + "…", size)  # noqa: E731
+    n = bisect_right(range(len(text)), width, key=cut) - 1  # how many characters fit
+    return text[:n] + "…" if n >= 0 else ""

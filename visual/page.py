@@ -79,8 +79,9 @@ def header_row(lanes, state, style, width):
     names = [(view, f"view {view}") for view in VIEWS]
     names += [("theme", "theme"), ("help", "help")] if state.controls else []
     colors = {f"view {state.view}": style.theme.accent}
+    tips = VIEWS | {state.view: ""}  # it is the caption
     groups = [
-        [(f" {name} ", colors.get(command, style.theme.faint), command, VIEWS.get(name, ""))]
+        [(f" {name} ", colors.get(command, style.theme.faint), command, tips.get(name, ""))]
         for name, command in names
     ]
     right, h = flow(style, groups, width, style.px(4))
@@ -215,15 +216,21 @@ def prompt_row(lanes, state, style, width):
     if field is None:
         text = state.settings.prompt[:200]
         prompt = line_of(style, f"“{text}”" if text else "none", width / 3, theme.ink).text
-        groups = [[("prompt ", theme.faint, "prompt", TIPS["prompt"])]]
+        real = lanes[-1].original is not None
+        label = "a text of the validation set; next prompt " if real else "prompt "
+        groups = [[(label, theme.faint, "prompt", TIPS["prompt"])]]
         groups[0].append((prompt, theme.ink, "prompt", TIPS["prompt"]))
         if width > style.px(600):
-            groups.append([("try" if lanes[0].grid else "type another, or try", theme.faint)])
+            hint = "try" if real or lanes[0].grid else "type another, or try"
+            groups.append([(hint, theme.faint)])
             names = ("a beginning", "a gap", "a lost middle") if not lanes[0].grid else PUZZLES
             for k, name in enumerate(names):
                 groups.append([(name, theme.ink, f"example {k}", REQUESTS[f"example {k}"])])
         return flow(style, groups, width, style.px(20))
-    label = line_of(style, "prompt ", width / 2, theme.accent)
+    label, note = "prompt ", "write it.  Escape: leave it.  Each _ is a mask, \\_ an underscore."
+    if state.selected:
+        label, note = "instead ", "put it in the place of what is selected.  Escape: leave it."
+    label = line_of(style, label, width / 2, theme.accent)
     h, room, measure = label.h, width - label.w - style.px(4), style.fonts.width
     text, rest = visible(field.text[: field.caret]), visible(field.text[field.caret :])
     # of what is left of the caret its end is shown, of what is right of it its beginning
@@ -236,8 +243,7 @@ def prompt_row(lanes, state, style, width):
     items = [label] + [Item("box", left, 0, right - left, h, theme.line)] * (left < right)
     items += [style.text(label.w, 0, before, theme.ink), style.text(x, 0, after, theme.ink)]
     caret = Item("box", x, 0, style.px(2), h, theme.accent, command="caret")
-    note = "Return: write it.  Escape: leave it.  Each _ is a mask to fill, \\_ is an underscore."
-    note = line_of(style, note, width, theme.faint)._replace(y=h + style.px(6))
+    note = line_of(style, "Return: " + note, width, theme.faint)._replace(y=h + style.px(6))
     return [*items, caret, note], note.y + note.h
 
 
@@ -306,9 +312,16 @@ def token_card(lanes, state, tokens, style):
             told.append(f"in one step with {len(together)} more, unseen by each other")
         if record.causal:
             told.append("what else it could have been is not kept of a GPT")
+    original = row.text if record.original is None else record.original
+    if len(tokens) == 1 and original[i] != row.text[i]:
+        told.append(f"the original: “{visible(record.tokenizer.show(original[i]))}”")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
     edits = state.selected and not record.causal and record.tokenizer is not None
-    lines += [(f"{'erase and refill':<19}Delete", theme.ink, 0, "erase")] * bool(edits)
+    if edits:
+        other = "another digit" if record.grid else "other words"
+        lines.append((f"{other:<19}type", theme.faint, 0, ""))
+        if (row.text[[i + token - max(tokens) for token in tokens]] != MASKED).any():
+            lines.append((f"{'erase and refill':<19}Delete", theme.ink, 0, "erase"))
     for token, name, p in found:
         line = f"{percent(p):>6}  “{visible(name)}”"
         lines.append((line, theme.ink, p, f"put {token}" if edits else ""))
@@ -316,8 +329,9 @@ def token_card(lanes, state, tokens, style):
         return card(style, [*lines, ("click: change it", theme.faint, 0, "")], style.px(14))
     layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
     shown = {-1: "", 0: ": mean"}.get(state.head, f": {layer + 1}, head {head + 1}")
-    line = (f"{'attention' + shown:<19}Ctrl+A", theme.faint, 0, "attend")
-    return card(style, [*lines, line], style.px(14))
+    if record.heads[0]:
+        lines.append((f"{'attention' + shown:<19}Ctrl+A", theme.ink, 0, "attend"))
+    return card(style, lines, style.px(14))
 
 
 def threads(words, lanes, state, style):
@@ -349,15 +363,25 @@ def put_beside(items, item, size, gap):
     if w > size[0] or h > size[1]:
         return []
     y = item.y + item.h + gap
-    if y + h > size[1]:
+    if y + h > size[1] or item.command == "timeline":  # below it are the figures of this moment
         y = max(0, item.y - gap - h)
     return moved(items, min(max(0, item.x), size[0] - w), y)
+
+
+def highlighted(page, item, style):
+    """The page with a lighter row of the card, if that is what the mouse points at."""
+    if item is None or item.kind != "area" or item not in page.overlay:
+        return page
+    more = style.px(6)
+    behind = item._replace(kind="box", x=item.x - more, w=item.w + 2 * more, y=item.y - more / 2)
+    behind = behind._replace(color=style.theme.line)
+    return replace(page, overlay=[*page.overlay[:2], behind, *page.overlay[2:]])
 
 
 def help_card(box, style):
     """All keys, on a card over the text, so that what it explains can be seen."""
     theme, (x, y, w, h) = style.theme, box
-    rows = [("letters", "type a prompt; each _ in it is a mask to fill")]
+    rows = [("letters", "type a prompt, or other words for those chosen")]
     rows += [(keys.replace(" ", "  "), meaning) for keys, _, meaning in controls.BINDINGS]
     rows.append(("mouse", "click on anything; point at anything to know it"))
     longest = max(len(keys) for keys, _ in rows)
@@ -390,6 +414,7 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     inner, gap = width - 2 * margin, style.px(12)
     still = State(state.settings, view=state.view, help=state.help, picked=state.picked)
     still = replace(still, prompt=state.prompt, kept=state.kept, controls=state.controls)
+    still = replace(still, selected=state.selected if state.prompt else frozenset())
     rows = {make: make(lanes, state if make in MOVING else still, style, inner) for make in ROWS}
     given_up = [settings_row, prompt_row, action_row, status_row]
     given_up += [caption_row, header_row, timeline_row]
@@ -424,12 +449,17 @@ def lay_out(lanes, state, size, fonts, scale=1.0):
     if state.selected:
         chosen = [word[0] for word in words if word[0].token == max(state.selected)]
         pointed = chosen[0] if chosen else None
-    if pointed is None or (pointed.token is None and not pointed.tip):
+    if pointed is None or (pointed.token is None and (not pointed.tip or state.dragging)):
         return page
     near = card(style, [(pointed.tip, style.theme.ink, 0, "")], style.px(14))
     if pointed.token is not None:
         near = token_card(lanes, state, state.selected or {pointed.token}, style)
-    return replace(page, overlay=put_beside(near, pointed, size, style.px(6)))
+        if lanes[0].grid:  # the card stands beside it, if it can
+            right = max(word[0].x + word[0].w for word in words) + style.px(12)
+            near *= right + extent(near)[0] <= width
+            pointed = pointed._replace(x=right, h=0)
+    page = replace(page, overlay=put_beside(near, pointed, size, style.px(6)))
+    return highlighted(page, page.at(*state.mouse), style) if state.mouse else page
 
 
 def beside(width, style):

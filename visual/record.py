@@ -57,12 +57,13 @@ class Record:
     settings: Settings
     title: str = ""
     model: object = None  # which writes it
-    name: str = ""  # of its kind of model
+    name: str = ""  # of its kind of model, and its size
     causal: bool = False  # written from left to right: there are no masks to be shown
     longest: int = 0  # how many tokens a text may have
     block: int = 0  # written in blocks of so many tokens, from left to right; 0: all at once
     heads: tuple = (0, 0)  # the network's layers, and the attention heads in each
     leftwards: bool = False  # read from right to left
+    original: object = None  # (L,) the real text, as ids, if it is one that loses its words
     start: float = 0.0  # the moment from which it is played
     rows: list = field(default_factory=list)
     done: bool = False
@@ -138,8 +139,9 @@ def rivals(record, n, i):
 
     At a mask, what the model predicts there now; at a token, what it predicted before it was drawn.
     """
-    row = asked(record, n, i)
-    if row.text[i] != MASKED or row.look is None:
+    row, now = asked(record, n, i), record.rows[n]
+    given = now.text[i] != MASKED and now.since[i] == 0
+    if given or row.text[i] != MASKED or row.look is None:
         return []
     found = row.look.rivals(place_among_masks(row, i))
     return [(token, record.tokenizer.show(token), p) for token, p in found]

@@ -53,6 +53,7 @@ def blank(model, tokenizer, settings, title):
     c, name = model.config, "diffusion"
     if c.causal or c.block:
         name = "GPT" if c.causal else f"blocks of {c.block}"
+    name += f", {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M"  # parameters
     heads = (c.n_layers, c.n_heads) if hasattr(model, "blocks") and not c.block else (0, 0)
     longest = c.context * (CONTEXTS if c.block else 1)  # in blocks, what is far back is not seen
     way = leftwards(tokenizer)
@@ -64,17 +65,18 @@ def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
 
     It takes the first half of the clock.
     """
-    record = blank(model, tokenizer, settings, title)
+    record = replace(blank(model, tokenizer, settings, title), original=ids)
     moment = np.random.default_rng(settings.seed).random(len(ids))  # each token's own
     for t in np.linspace(0, deepest, n_rows):
         record.add(np.where(moment < t, MASKED, ids), 0.5 * t / deepest, t)
     return record
 
 
-def continued(record, n, edits, settings):
+def continued(record, n, edits, settings, given=False):
     """A record that goes on from row n of another one, with other tokens, or masks, at some places.
 
-    edits: {place: id or MASKED}. What is finished begins anew, with a clock of its own.
+    edits: {place: id or MASKED}; given: the tokens are no draws. What is finished begins anew, with
+    a clock of its own.
     """
     row = record.rows[n]
     text, chance = row.text.copy(), np.ones(len(row.text))
@@ -88,6 +90,8 @@ def continued(record, n, edits, settings):
     if fresh or edits:
         time, t, calls = (0.0, left, 0) if fresh else (row.time, row.t, row.calls)
         new.add(text, time, t, calls, chance)
+        if given:
+            new.rows[-1].since[list(edits)] = 0
     new.done = left == 0
     new.start = 2.0 if new.done else new.rows[-1].time
     return new

@@ -66,6 +66,17 @@ def solutions(record, n):
     return perfect().count(np.where(text == MASKED, perfect().mask_id, text))
 
 
+@lru_cache(maxsize=512)
+def clashing(record, n):
+    """The cells of row n whose digit stands twice in a row, column or box."""
+    from mdlm.sudoku import units
+
+    cells = units(record.grid).numpy()
+    digits = record.rows[n].text[cells]  # (3 * size, size)
+    twice = (digits[:, :, None] == digits[:, None]).sum(axis=2) > 1
+    return set(cells[twice & (digits != MASKED)].tolist())
+
+
 def lay_out_grid(record, state, box, style, before=0):
     """The grid of a run in box (x, y, w, h): (its lines, its cells as words, see `Layout`)."""
     size, n, theme = record.grid, record.at(state.at), style.theme
@@ -82,10 +93,12 @@ def lay_out_grid(record, state, box, style, before=0):
                 place = (x, y + k * cell, size * cell + hair, hair)
             lines.append(Item("box", *place, theme.faint if thick else theme.line))
     view = "order" if state.view == "order" else "text"
-    looks = appearance(record, n, state.at, view, theme)
+    looks, clashes = appearance(record, n, state.at, view, theme), clashing(record, n)
     for i, (token, (_, ink, paper)) in enumerate(zip(row.text.tolist(), looks, strict=True)):
         place = (x + i % size * cell + 2, y + i // size * cell + 2, cell - 4, cell - 4)
         paper = None if token == MASKED and row.since[i] == 0 else paper
+        if i in clashes:
+            ink, paper = theme.page, theme.wrong
         items = [Item("box" if paper else "area", *place, paper)]
         if token == MASKED:
             items += pencil_marks(row, i, place, size, style)

@@ -62,10 +62,8 @@ def spots_of(shown, width, fonts, size):
             continue
         gap = len(piece) > 1 and piece[0] == " " and not piece[1].isspace()
         for part in re.findall(r"[^\n]+|\n", joined(shown, token)[gap:]):
-            text = "◌" * (unicodedata.category(part[0])[0] == "M") + visible(
-                part
-            )  # something for an accent to stand on
-            text = shorten(fonts, text, size, width)
+            stand = "◌" * (unicodedata.category(part[0])[0] == "M")  # for an accent
+            text = shorten(fonts, stand + visible(part), size, width)
             w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
             yield Spot(token, text, w, gap, part == "\n")
             gap = False

@@ -30,9 +30,7 @@ def find_display():
     if named or not sys.platform.startswith("linux"):
         with contextlib.suppress(pygame.error):  # the display that is named may not answer
             pygame.display.init()
-            if (
-                pygame.display.get_driver() == "x11"
-            ):  # without a GPU, OpenGL takes ten times as long
+            if pygame.display.get_driver() == "x11":  # there OpenGL without a GPU is slow
                 os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
             if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return
@@ -76,8 +74,8 @@ def obey(state, worker, window, lanes):
                 raise UserError("choose words first: click on one, or drag over several")
             case ["branch"]:
                 worker.go_on(replace(state, selected=frozenset()), lanes)
-            case ["erase" | "put", *ids]:
-                worker.go_on(state, lanes, *ids)
+            case ["erase" | "put" | "type" as verb, *ids]:
+                worker.go_on(state, lanes, ids, verb == "type")
             case ["undo"]:
                 worker.undo()
                 state = replace(state, settings=worker.lanes[-1].settings)

@@ -89,18 +89,20 @@ class Worker:
         """Order a run; one that is under way is given up, unless the new one is not possible."""
         self.order(self.begin(settings))
 
-    def go_on(self, state, lanes, token=MASKED):
+    def go_on(self, state, lanes, ids=(), given=False):
         """Order the rest of a run from this moment on: with another seed, and with masks, or with
-        that token, in the place of what is selected."""
+        these tokens, in the place of what is selected."""
         from visual.sampler import continued
 
         record = lane_of(lanes, max(state.selected, default=0))[0]
-        n, edits = record.at(state.at), {lane_of(lanes, i)[1]: int(token) for i in state.selected}
+        n, places = record.at(state.at), sorted(lane_of(lanes, i)[1] for i in state.selected)
+        edits = dict(zip(places, map(int, ids or [MASKED] * len(places)), strict=True))
         if record.causal:
             raise UserError("a GPT cannot fill gaps: only its end can change")
         if not edits and not record.masked(n):
             raise UserError("nothing is masked here: go back on the timeline first")
-        self.order([continued(record, n, edits, replace(state.settings, length=record.length))])
+        settings = replace(state.settings, length=record.length)
+        self.order([continued(record, n, edits, settings, given)])
 
     def corrupt(self, settings):
         """Order a run in which a real text is masked, and written again."""
