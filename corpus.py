@@ -162,6 +162,11 @@ def text_parts(name, folder="data"):
     return split_text(load_text(name, folder))
 
 
+def is_named(name):
+    """Whether a corpus is one of those that have a name: no file or folder of the user's."""
+    return bool(re.fullmatch(r"kjv|shakespeare|bibles(-\d+)?", name))
+
+
 def is_prepared(name):
     """Whether a corpus is a folder of tokens that prepare.py made."""
     return os.path.isdir(name)  # noqa: PTH112 (pathlib's raises errors for strange names)

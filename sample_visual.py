@@ -139,14 +139,6 @@ def read(path):
     return load_checkpoint(path, network)[:2]
 
 
-def newest_in_blocks(folder):
-    """Path of the newest checkpoint in a folder that writes in blocks. Raises UserError if none."""
-    paths = Path(folder).glob("*-blocks.safetensors")
-    if path := max(paths, key=lambda path: path.stat().st_mtime, default=None):
-        return path
-    raise UserError(f"no model of blocks in {folder}: train one with `python run.py blocks`")
-
-
 def load(arguments, settings):
     """What a `Worker` needs: (model, tokenizer, title, those that race it, settings that fit them,
     perhaps those of a second run)."""
@@ -155,14 +147,12 @@ def load(arguments, settings):
     from visual.sampler import begin, write
 
     folder, rivals = arguments.folder, []
-
     if arguments.sudoku and not arguments.checkpoint:
         from mdlm.sudoku import TOKENIZER as tokenizer
 
         model, title = perfect(), "Sudoku: the network that knows all grids"
     else:
-        newest = newest_in_blocks if arguments.block else newest_checkpoint
-        path = arguments.checkpoint or newest(folder)
+        path = arguments.checkpoint or newest_checkpoint(folder, blocks=arguments.block)
         model, tokenizer = read(path)
         which = "the included model, " if Path(path).stem in INCLUDED else "your newest model, "
         which *= not arguments.checkpoint

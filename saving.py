@@ -156,15 +156,19 @@ def read_metadata(path):
         return config, json.loads(header["metadata"])
 
 
-def newest_checkpoint(folder="checkpoints", twin=False):
-    """Path of the diffusion model, or twin, written last; the included one only if alone.
-
-    Raises UserError if there is none.
+def newest_checkpoint(folder="checkpoints", twin=False, blocks=False):
+    """Path of the model written last, of diffusion, a twin or one that writes in blocks; an
+    included one only if alone. Raises UserError if there is none.
     """
-    paths = [p for p in Path(folder).glob("*.safetensors") if not p.stem.endswith("-blocks")]
-    paths = [p for p in paths if p.stem.endswith("-twin") == twin and p.stem != SUDOKU]
+    ends = {"-twin": twin, "-blocks": blocks}  # as `kind` names them
+    paths = [p for p in Path(folder).glob("*.safetensors") if p.stem != SUDOKU]
+    paths = [p for p in paths if all(p.stem.endswith(end) == its for end, its in ends.items())]
     paths = [p for p in paths if p.stem not in INCLUDED] or paths
     if not paths:
+        if blocks:
+            raise UserError(
+                f"no model of blocks in {folder}: train one with `python run.py blocks`"
+            )
         if twin:
             raise UserError(f"no autoregressive twin in {folder}: train one with twin.ipynb")
         raise UserError(f"no checkpoint in {folder}: train one with train_model.ipynb or train.py")

@@ -13,7 +13,6 @@ Interrupted runs resume where they stopped. Every setting of the notebook is an 
 
 import argparse
 import os
-import re
 import sys
 import time
 from dataclasses import fields, replace
@@ -71,10 +70,9 @@ def parse_arguments(argv=None):
 
 def enough_tokens(config):
     """The preset's vocabulary, or a smaller one for a short text, and says so."""
-    from corpus import is_prepared, text_parts, usual_vocab_size
+    from corpus import is_named, is_prepared, text_parts, usual_vocab_size
 
-    named = config.corpus in ("kjv", "shakespeare") or re.fullmatch(r"bibles(-\d+)?", config.corpus)
-    if named or is_prepared(config.corpus):  # long enough: no need to read them twice
+    if is_named(config.corpus) or is_prepared(config.corpus):  # long: not to be read twice
         return config.vocab_size
     text = text_parts(config.corpus)[0]
     n_tokens = min(config.vocab_size, usual_vocab_size(text))

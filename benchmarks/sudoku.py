@@ -185,14 +185,15 @@ def search(generator):
 
 
 def shuffle(seeds, n, generator):
-    """n grids: one of the seeds (N, 81), its bands, rows, stacks, columns and digits shuffled."""
-    grids = seeds[torch.randint(len(seeds), (n,), generator=generator)].view(n, 9, 9)
+    """n grids: one of the seeds (N, 81), its bands, rows, stacks, columns and digits shuffled.
+
+    (n, 81) tokens"""
+    grids = sudoku.draw_grids(seeds, n, generator).view(n, 9, 9)
     for _ in range(2):  # rows, then columns
         bands = torch.rand(n, 3, 1, generator=generator).argsort(dim=1)
         rows = 3 * bands + torch.rand(n, 3, 3, generator=generator).argsort(dim=2)  # (n, 3, 3)
         grids = grids.gather(1, rows.view(n, 9, 1).expand(n, 9, 9)).mT
-    name = torch.rand(n, 9, generator=generator).argsort(dim=1)  # (n, 9)
-    return sudoku.ONE + name.gather(1, grids.flatten(1) - 1)
+    return grids.flatten(1)
 
 
 def nine(minutes, n, n_seeds, changes):
@@ -265,15 +266,11 @@ def main():
     parser.add_argument("--make-steps", type=int, default=3000, help="(default: 3000)")
     arguments = parser.parse_args()
     small = dict(n_layers=1, d_model=32, batch_size=8, compile=False) if arguments.smoke else {}
+    n = 4 if arguments.smoke else arguments.grids
     if arguments.nine:
-        nine(
-            arguments.nine,
-            4 if arguments.smoke else arguments.grids,
-            20 if arguments.smoke else 2000,
-            small,
-        )
+        nine(arguments.nine, n, 20 if arguments.smoke else 2000, small)
         return
-    measures = Measures(4 if arguments.smoke else arguments.grids)
+    measures = Measures(n)
     if arguments.smoke:
         show(compare(measures, 2, 1, small))
         return

@@ -94,7 +94,7 @@ def main():
     for seed in range(1, rounds + 1):
         s, last = Settings(length=arguments.length, top_p=0.9, seed=seed), seed == rounds
         alone = in_thread(sample_alone, model, s)
-        worker = Watched(lambda s: (model, tokenizer, "", None, s), s)
+        worker = Watched(lambda s: (model, tokenizer, "", [], s), s)
         frames, marks = shown(window, worker, State(playing=not last), 5 if last else 0)
         ratios.append(worker.took[:2] / alone[:2])
         frames = [at for at in frames if worker.span[0] < at < worker.span[1]]

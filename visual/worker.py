@@ -46,7 +46,7 @@ class Worker:
     def open(self):
         """Load what is needed. Raises UserError."""
         self.model, self.tokenizer, self.title, rivals, *settings = self.load(self.asked)
-        self.models = [self.model, *(rivals or ())]
+        self.models = [self.model, *rivals]
         if len(settings) > 1:  # two runs side by side
             self.kept = self.begin(settings[0])[0]
         self.settings = settings[-1]
