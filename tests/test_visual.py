@@ -33,10 +33,10 @@ from mdlm.sudoku import is_valid
 from saving import save_checkpoint
 from visual.colors import THEMES, mix, probability_color, readable_on, viridis
 from visual.controls import (
+    ACTIONS,
     CHOICES,
     END,
     KEYS,
-    REQUESTS,
     VIEWS,
     State,
     advance,
@@ -306,7 +306,7 @@ def check_layout(page, size):
         assert item.x >= -0.01 and item.x + item.w <= size[0] + 0.01, item
         assert item.y >= -0.01 and item.y + item.h <= size[1] + 0.01, item
         assert "\n" not in item.text
-    under = [*page.rows, *(item for word in page.words for item in word)]
+    under = [item for items in (*page.rows, *page.words) for item in items]
     for items in (anchors(page), [item for item in under if item.kind == "text"]):
         for n, a in enumerate(items):
             for b in items[n + 1 :]:
@@ -332,7 +332,7 @@ def test_nothing_overlaps_and_nothing_is_outside(tokens, width, height, data):
     check_layout(page, size)
     again = lay_out(lanes, replace(state, view="text", theme="light"), size, RULER)
     assert [a[1:5] for a in anchors(page)] == [a[1:5] for a in anchors(again)]  # in all views
-    commands = {item.command.partition(" ")[0] for item in page.rows}
+    commands = {item.command.partition(" ")[0] for row in page.rows for item in row}
     assert state.controls or commands <= {"", "view", "timeline"}
     if min(size) > 600:  # all the text is there
         shown = {item.token for item in page.items} - {None}
@@ -523,12 +523,12 @@ def mouse(x, y, kind=pygame.MOUSEMOTION, button=1):
     return pygame.event.Event(kind, pos=(x, y), button=button)
 
 
-LANES = [RECORD]
+LANES, NOTHING = [RECORD], Layout([], [], ())
 
 
 def after(state, *events, page=None):
     for event in events:
-        state = on_event(event, state, page or Layout([], [], []), LANES)
+        state = on_event(event, state, page or NOTHING, LANES)
     return state
 
 
@@ -618,7 +618,7 @@ def test_the_mouse_reaches_everything(size):
     line = items.pop("timeline")
     wanted = {"play", "step 1", "step -1", "theme", "help", "run", "new", "prompt"}
     wanted |= {f"view {view}" for view in VIEWS}
-    wanted |= set(REQUESTS)
+    wanted |= {*ACTIONS, "example 0", "example 1", "example 2"}
     wanted |= {f"{verb} {name}" for verb in ("less", "more") for name in CHOICES}
     assert set(items) == wanted
 
@@ -673,7 +673,7 @@ def test_pointing_at_things_shows_what_is_known_of_them():
         if item.command == "timeline":  # what follows the mouse can be seen below it
             tip = lay_out(LANES, State(mouse=(item.x + 1, item.y + 1)), (1000, 700), RULER).overlay
             assert tip and all(part.y + part.h <= item.y for part in tip)
-            dragging = State(mouse=(item.x + 1, item.y + 1), dragging=("timeline", 0, 1))
+            dragging = State(mouse=(item.x + 1, item.y + 1), dragging=item)
             assert not card(dragging)  # nor is the text hidden
         if item.command.startswith("view"):  # what the caption says is not said again
             told = card(State(mouse=(item.x + 1, item.y + 1)))
@@ -849,7 +849,7 @@ def test_a_real_text_is_masked_as_t_rises_and_written_again():
     same = card(State(at=0.0, selected=frozenset([i])), [run])
     assert "original" not in " ".join(same) and f"“{TOKENIZER.show(ids[i])}”" in same
     page = lay_out([run], State(settings=ASKED), (1000, 700), RULER)
-    assert any(item.text.startswith("a text of the validation set") for item in page.rows)
+    assert any(item.text.startswith("a text of the validation set") for row in page.rows for item in row)
     assert run.masked(-1) == 0 and run.rows[n - 1].time == 0.5 < run.rows[n].time
     stays = run.rows[n - 1].text != MASKED
     assert (run.rows[-1].text[stays] == ids[stays]).all() and run.rows[n].t < run.rows[n - 1].t
@@ -924,7 +924,7 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         boxes = {item.token: item for item in anchors(page)}
         middles = {(b.x + b.w / 2, b.y + b.h / 2) for i, b in boxes.items() if i in ends}
         lines = [item for item in page.items if item.kind == "line"]
-        reached = {(line.x, line.y) for line in lines} | {(b.x + b.w, b.y + b.h) for b in lines}
+        reached = {(line.x + x, line.y + y) for line in lines for x, y in line.points}
         close = [np.abs(np.subtract(list(reached), m)).sum(axis=1).min() < 1 for m in middles]
         assert all(close) and len(lines) == len(set(ends) - {9})
 
@@ -1053,22 +1053,22 @@ def test_a_grid_shows_how_probable_each_digit_is(grid):
     assert by_chance == sorted(by_chance)  # the likelier, the larger
     squares = np.array([item.h**2 for item in marks]) / chances
     assert squares.max() < 1.4 * squares.min()  # and its area is the probability
-    facts = {item.text for item in page.rows}
+    facts = {item.text for row in page.rows for item in row}
     assert f"{SOLUTIONS:,}" in facts and not facts & {"corrupt a text", "length "}
     ends = [word[0].x + word[0].w for word in page.words[:6]]
-    thick = [i.x for i in page.rows if i.kind == "box" and i.w == 2 and i.h > 100]
+    thick = [i.x for row in page.rows for i in row if i.kind == "box" and i.w == 2 and i.h > 100]
     assert [sum(x > line for x in ends) for line in thick] == [6, 3, 0]  # boxes are 3 wide
 
 
 def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     s = State(settings=grid.settings, selected=frozenset([3]))
-    typed = on_event(press("2"), s, Layout([], [], []), [grid])
+    typed = on_event(press("2"), s, NOTHING, [grid])
     assert typed.settings.prompt == "1_325_" + "_" * 30 and typed.request == "run"
     assert handle(s, f"put {ord('4')}", [grid]).settings.prompt[:6] == "1_345_"
     s = replace(s, selected=frozenset([0, 2]))
     assert handle(s, "erase", [grid]).settings.prompt == "____5_" + "_" * 30
     for state in (s, State()):  # no prompt begins with what no cell can hold
-        refused = on_event(press("7"), state, Layout([], [], []), [grid])
+        refused = on_event(press("7"), state, NOTHING, [grid])
         assert refused == replace(state, message="a cell takes a digit from 1 to 6")
     page = lay_out([grid], State(prompt=Field("12")), (1000, 700), RULER)
     cell = anchors(page)[7]
@@ -1078,7 +1078,7 @@ def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     for at, *keys, to in ((0, "Right", 1), (0, "Left", "Up", 0), (8, "Down", "Left", 13)):
         s = replace(s, selected=frozenset([at]))
         for key in keys:
-            s = on_event(press(key), s, Layout([], [], []), [grid])
+            s = on_event(press(key), s, NOTHING, [grid])
         assert s.selected == {to}
     for size in ((1000, 700), (640, 480)):
         page = lay_out([grid], replace(s, at=END), size, RULER)
@@ -1087,7 +1087,7 @@ def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     assert "attention" not in " ".join(card(s, [grid])) != ""
     wrong = begin(perfect(), BYTES, replace(grid.settings, prompt="11"))
     page = lay_out([wrong], State(touring=True), (1000, 700), RULER)
-    assert CONTRADICTION in {item.text for item in page.rows}
+    assert CONTRADICTION in {item.text for row in page.rows for item in row}
     red = [cell.token for cell in anchors(page) if cell.color == DARK.wrong]
     assert red == [0, 1]
     prompt = puzzle(3)
@@ -1126,7 +1126,7 @@ def test_fonts_measure_what_they_draw():
         for size in (20, 9, 40):
             width = fonts.image(visible(text), size, (9, 9, 9)).get_width()
             assert width == max(1, fonts.width(visible(text), size))
-    assert all(len(fonts.parts(text)) == 1 for text in ("e\u0301", "👨\u200d👩", "❤\ufe0f"))
+    assert all(len(fonts.parts(text, 20)) == 1 for text in ("e\u0301", "👨\u200d👩", "❤\ufe0f"))
 
 
 def test_a_script_without_a_font_is_named(monkeypatch):
@@ -1231,7 +1231,7 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     worker = Worker(lambda settings: sample_visual.load(arguments, settings), ASKED)
     worker.open()
     page = lay_out(worker.begin(ASKED), State(), (1000, 700), RULER)
-    shown = [item.text for item in page.rows]
+    shown = [item.text for row in page.rows for item in row]
     assert shown[0] == "your newest model, tiny, against tiny-blocks, against tiny-twin"
     assert [text for text in shown if text.endswith("0.0M")] == [
         "diffusion, 0.0M", "blocks of 8, 0.0M", "GPT, 0.0M"

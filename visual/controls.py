@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import pygame
 
 from visual.field import Field
+from visual.items import Item
 from visual.record import MOST_STEPS, SAMPLERS, Settings, pieces
 from visual.sudoku import with_given
 from visual.typesetting import FADE
@@ -42,7 +43,7 @@ class State:
     help: bool = False
     touring: bool = False
     mouse: tuple | None = None  # where it is, in pixels
-    dragging: tuple | None = None  # what the mouse moves: ("timeline", x, width), ("tokens", first)
+    dragging: Item | None = None  # where the mouse was pressed, as long as it is
     selected: frozenset = frozenset()  # tokens, counted over all lanes
     head: int = -1  # whose attention is shown: 0 the mean of all heads, 1... each, -1 none
     kept: bool = False  # whether the next run is shown beside this one
@@ -79,62 +80,74 @@ KEYS = {"=": "more", "?": "help", "Enter": "run", "Escape": "escape", "Backspace
 for keys, commands, _ in BINDINGS:
     KEYS |= zip(keys.split(), commands.split(", "), strict=True)
 ARROWS = {"Left": (-1, 0), "Right": (1, 0), "Up": (0, -1), "Down": (0, 1)}  # in a grid
-REQUESTS = {  # what the program has to do: what the mouse says about it
-    "run": "write a text with these settings",
-    "new": "write another text with these settings",
-    "branch": "go on from this moment with another seed",
-    "undo": "show what was shown before",
-    "compare": "keep this text, and show the next ones beside it, on one clock",
-    "corrupt": "a text of the validation set loses its words as t rises; the model writes it again",
-    "copy": "copy the text as it is now (Ctrl+C)",
-    "picture": "save what is shown as a PNG file",
-    "animation": "save the run as a GIF file",
-    "example 0": "the beginning of a line that the model has not seen",
-    "example 1": "a line that the model has not seen, with a gap",
-    "example 2": "two such lines, with the middle missing",
+ACTIONS = {  # what the program has to do: what it is called, and what the mouse says about it
+    "run": ("▶ run", "write a text with these settings"),
+    "new": ("new seed", "write another text with these settings"),
+    "branch": ("branch here", "go on from this moment with another seed"),
+    "undo": ("undo", "show what was shown before"),
+    "compare": ("compare", "keep this text, and show the next ones beside it, on one clock"),
+    "corrupt": (
+        "corrupt a text",
+        "a text of the validation set loses its words as t rises; the model writes it again",
+    ),
+    "copy": ("copy", "copy the text as it is now (Ctrl+C)"),
+    "picture": ("picture", "save what is shown as a PNG file"),
+    "animation": ("animation", "save the run as a GIF file"),
 }
-OTHERS = ("quit", "fullscreen", "erase", "put")
+EXAMPLES = {  # of prompts
+    "a beginning": "the beginning of a line that the model has not seen",
+    "a gap": "a line that the model has not seen, with a gap",
+    "a lost middle": "two such lines, with the middle missing",
+}
+PUZZLES = {
+    "an empty grid": "no digit is given",
+    "a puzzle": "a grid that has lost digits, until it has several solutions",
+}
+REQUESTS = (*ACTIONS, "example", "erase", "put", "fullscreen", "quit")
 
 
 def on_event(event, state, layout, lanes, scale=1.0):
     """The state after one of pygame's events. `layout`: what is on the screen."""
-    if event.type in (pygame.QUIT, pygame.WINDOWCLOSE):
-        return replace(state, request="quit")
-    if event.type in (pygame.KEYDOWN, pygame.TEXTINPUT, pygame.TEXTEDITING):
-        return on_key(event, state, lanes)
-    if event.type == pygame.WINDOWLEAVE:
-        return replace(state, mouse=None)
-    if event.type not in (pygame.MOUSEMOTION, pygame.MOUSEBUTTONDOWN, pygame.MOUSEBUTTONUP):
-        return state
-    state = replace(state, mouse=(event.pos[0] * scale, event.pos[1] * scale))
-    if event.type == pygame.MOUSEBUTTONUP:
-        return replace(state, dragging=None)
-    item = layout.at(*state.mouse)
-    if event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
-        return on_press(state, item, lanes)
-    match state.dragging:
-        case ("timeline", x, width):
-            return seek(state, (state.mouse[0] - x) / width, lanes)
-        case ("tokens", first) if item is not None and item.token is not None:
-            chosen = range(min(first, item.token), max(first, item.token) + 1)
-            if lane_of(lanes, first)[0] is lane_of(lanes, item.token)[0]:
-                return replace(state, selected=frozenset(chosen))
+    match event.type:
+        case pygame.QUIT | pygame.WINDOWCLOSE:
+            return replace(state, request="quit")
+        case pygame.KEYDOWN | pygame.TEXTINPUT | pygame.TEXTEDITING:
+            return on_key(event, state, lanes)
+        case pygame.WINDOWLEAVE:
+            return replace(state, mouse=None)
+        case pygame.MOUSEMOTION | pygame.MOUSEBUTTONDOWN | pygame.MOUSEBUTTONUP:
+            state = replace(state, mouse=(event.pos[0] * scale, event.pos[1] * scale))
+            return on_mouse(event, state, layout.at(*state.mouse), lanes)
     return state
 
 
-def on_press(state, item, lanes):
-    """The state after a press of the left button on an item, or on nothing (None)."""
-    if item is not None and item.command == "timeline":
-        state = replace(state, dragging=("timeline", item.x, item.w), touring=False)
-        return seek(state, (state.mouse[0] - item.x) / item.w, lanes)
-    if item is not None and item.command:
+def on_mouse(event, state, item, lanes):
+    """The state after an event of the mouse, which is at an item, or at none (None)."""
+    held, pressed = state.dragging, event.type == pygame.MOUSEBUTTONDOWN and event.button == 1
+    if event.type == pygame.MOUSEBUTTONUP:
+        return replace(state, dragging=None)
+    if pressed and item is not None and item.command not in ("", "timeline"):
         return handle(state, item.command, lanes)
-    if item is None or item.token is None:
-        return replace(state, selected=frozenset())
-    chosen = frozenset() if state.selected == {item.token} else frozenset([item.token])
-    prompt = None if lanes[0].grid else state.prompt  # what is typed now goes into the cell
-    state = replace(state, selected=chosen, playing=False, touring=False, prompt=prompt)
-    return replace(state, dragging=("tokens", item.token))
+    if pressed:
+        held, state = item, replace(state, dragging=item)
+    if held is not None and held.command == "timeline":
+        state = replace(state, touring=False)
+        return seek(state, (state.mouse[0] - held.x) / held.w, lanes)
+    token = None if item is None else item.token
+    if pressed:
+        chosen = frozenset() if token is None or state.selected == {token} else frozenset([token])
+        if token is None:
+            return replace(state, selected=chosen)
+        prompt = None if lanes[0].grid else state.prompt  # what is typed now goes into the cell
+        return replace(state, selected=chosen, playing=False, touring=False, prompt=prompt)
+    if (
+        held is None
+        or token is None
+        or lane_of(lanes, token)[0] is not lane_of(lanes, held.token)[0]
+    ):
+        return state
+    first, last = sorted((held.token, token))
+    return replace(state, selected=frozenset(range(first, last + 1)))
 
 
 def on_key(event, state, lanes):
@@ -242,7 +255,7 @@ def handle(state, command, lanes):
             new = changed(state.settings, name, verb == "more", lanes)
             said = f"next run: {name.replace('_', '-')} {getattr(new, name)}"
             return replace(state, settings=new, message=said)
-        case [verb, *_] if command in REQUESTS or verb in OTHERS:
+        case [verb, *_] if verb in REQUESTS:
             return replace(state, request=command)
     return state
 

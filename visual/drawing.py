@@ -1,9 +1,11 @@
 """Fonts, and items drawn on a pygame surface."""
 
 import importlib.util
+import io
 import math
 import unicodedata
 from functools import cache, lru_cache
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pygame
@@ -18,9 +20,9 @@ SCRIPTS = {  # the first word of a character's name: what HarfBuzz calls its scr
     "TAMIL": "Taml", "TELUGU": "Telu", "THAI": "Thai", "TIBETAN": "Tibt",
 }  # fmt: skip
 FALLBACK_FONTS = (  # of the usual systems, for what the first font has no glyph for
-    "notosanscjksc,notosanscjkjp,sourcehansanssc,microsoftyahei,pingfangsc,hiraginosansgb,simsun",
-    "notosansdevanagari,nirmalaui,kohinoordevanagari,notosanshebrew,notosansarabic,segoeui",
-    "notocoloremoji,segoeuiemoji,applecoloremoji,notoemoji,segoeuisymbol,symbola,arialunicodems",
+    "notosanscjksc,notosanscjkjp,sourcehansanssc,microsoftyahei,pingfangsc,hiraginosansgb,simsun,"
+    "notosansdevanagari,nirmalaui,kohinoordevanagari,notosanshebrew,notosansarabic,segoeui,"
+    "notocoloremoji,segoeuiemoji,applecoloremoji,notoemoji,segoeuisymbol,symbola,arialunicodems"
 )
 
 
@@ -31,13 +33,9 @@ def font_paths():
         folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
         yield from filter(Path.exists, (folder / "DejaVuSansMono.ttf", folder / "DejaVuSans.ttf"))
     mono = pygame.font.match_font("dejavusansmono,menlo,consolas,cascadiamono,liberationmono")
-    if mono:
-        yield Path(mono)
-    yield Path(pygame.font.__file__).parent / pygame.font.get_default_font()
-    for name in [*",".join(FALLBACK_FONTS).split(","), *pygame.font.get_fonts()]:
-        path = pygame.font.match_font(name)
-        if path:
-            yield Path(path)
+    others = map(pygame.font.match_font, [*FALLBACK_FONTS.split(","), *pygame.font.get_fonts()])
+    own = Path(pygame.font.__file__).parent / pygame.font.get_default_font()
+    yield from map(Path, filter(None, chain([mono, own], others)))
 
 
 def script_of(character):
@@ -52,11 +50,10 @@ class Fonts:
         pygame.font.init()
         pygame.freetype.init()  # it can say whether a font has a glyph
         self.paths = font_paths()
-        self.fonts, self.coverage = [], []  # the best first; those that were needed so far
-        self.scripts = {}  # for which script each font was last used
+        self.files, self.coverage = [], []  # the best first; those that were needed so far
         self.missing = set()  # scripts that no font has
-        self.first_with, self.width = cache(self.first_with), cache(self.width)
-        self.height = cache(self.height)
+        self.first_with, self.font = cache(self.first_with), lru_cache(200)(self.font)
+        self.width, self.height = cache(self.width), cache(self.height)
         self.image = lru_cache(4000)(self.image)
         self.first_with("a")
 
@@ -68,32 +65,32 @@ class Fonts:
         script = script_of(character)
         for path in self.paths if script not in self.missing else ():
             try:
-                fonts = pygame.font.Font(str(path), 20), pygame.freetype.Font(str(path), 20)
-                has_it = fonts[1].get_metrics(character)[0] is not None
+                pygame.font.Font(str(path), 20)
+                font = pygame.freetype.Font(str(path), 20)
+                has_it = font.get_metrics(character)[0] is not None
             except (pygame.error, OSError):  # a format that this SDL cannot read or resize
                 continue
-            if has_it or not self.fonts:
-                self.fonts.append(fonts[0])
-                self.coverage.append(fonts[1])
+            if has_it or not self.files:
+                self.files.append(path.read_bytes())
+                self.coverage.append(font)
             if has_it:
                 self.paths = font_paths()
-                return len(self.fonts) - 1
+                return len(self.files) - 1
         if unicodedata.category(character)[0] in "LM":
             self.missing.add(script)
         return 0
 
-    def font(self, number, size):
-        """A font in a size. It is the same object for all sizes, as each keeps its file open."""
-        font = self.fonts[number]
-        if font.point_size != size:  # a change empties its cache of glyphs
-            font.point_size = size
+    def font(self, number, size, script="Latn", right=False):
+        """A font for a script. One for each size, as a change of size empties its cache of glyphs;
+        from memory, as each would keep its file open."""
+        font = pygame.font.Font(io.BytesIO(self.files[number]), size)
+        if script != "Latn":
+            font.set_script(script)
+            font.set_direction(pygame.DIRECTION_RTL if right else pygame.DIRECTION_LTR)
         return font
 
-    def parts(self, text):
-        """Cut a text where font or script change: (number of the font, script, text)s.
-
-        They come in the order in which they are drawn from left to right.
-        """
+    def parts(self, text, size):
+        """Cut a text where font or script change: [(font, text)], from left to right."""
         parts = []
         for character in text:
             script = SCRIPTS.get(script_of(character), "Latn")
@@ -102,21 +99,15 @@ class Fonts:
                 parts[-1][2] += character
             else:
                 parts.append([number, script, character])
-        return parts[::-1] if direction(text) == "R" else parts
-
-    def shaped(self, number, script, text, size):
-        """The font in which a part is measured and drawn."""
-        font = self.font(number, size)
-        if script != self.scripts.get(number, "Latn"):
-            font.set_script(script)
-            right = direction(text) == "R"
-            font.set_direction(pygame.DIRECTION_RTL if right else pygame.DIRECTION_LTR)
-            self.scripts[number] = script
-        return font
+        parts = parts[::-1] if direction(text) == "R" else parts
+        return [
+            (self.font(number, size, script, direction(part) == "R"), part)
+            for number, script, part in parts
+        ]
 
     def width(self, text, size):
         """Pixels."""
-        return sum(self.shaped(*part, size).size(part[2])[0] for part in self.parts(text))
+        return sum(font.size(part)[0] for font, part in self.parts(text, size))
 
     def height(self, size):
         """Pixels."""
@@ -127,11 +118,10 @@ class Fonts:
         box = (max(1, self.width(text, size)), self.height(size))
         surface = pygame.Surface(box, pygame.SRCALPHA)
         x, ascent = 0, self.font(0, size).get_ascent()
-        for part in self.parts(text):
-            font = self.shaped(*part, size)
-            width = font.size(part[2])[0]
+        for font, part in self.parts(text, size):
+            width = font.size(part)[0]
             if width:  # SDL renders no text without width, such as a lone variation selector
-                surface.blit(font.render(part[2], True, color), (x, ascent - font.get_ascent()))
+                surface.blit(font.render(part, True, color), (x, ascent - font.get_ascent()))
             x += width
         return surface
 
@@ -151,16 +141,17 @@ def rounded(w, h, radius, color, line):
     return pygame.transform.smoothscale(surface, (w, h))
 
 
-def place_of(item):
-    """The pixels that an item may cover."""
+def box_of(item):
+    """x, y, w, h in whole pixels."""
     x, y = round(item.x), round(item.y)
-    if item.kind != "line":
-        return pygame.Rect(
-            x, y, max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y)
-        )
-    area, thick = pygame.Rect(x, y, round(item.w), round(item.h)), math.ceil(item.radius) + 1
-    area.normalize()
-    return area.inflate(2 * thick, 2 * thick)
+    return x, y, max(1, round(item.x + item.w) - x), max(1, round(item.y + item.h) - y)
+
+
+def place_of(items):
+    """The pixels that some items may cover."""
+    first, *others = [box_of(item) for item in items if item.kind != "area"] or [(0, 0, 0, 0)]
+    thick = max((math.ceil(item.radius) + 1 for item in items if item.kind == "line"), default=0)
+    return pygame.Rect(first).unionall(others).inflate(2 * thick, 2 * thick)
 
 
 def bands(places):
@@ -182,20 +173,19 @@ class Canvas:
 
     def draw(self, layout, page):
         """Draw a layout on a page of that colour."""
-        old, kept = self.shown, self.shown.get  # id: (item, its place)
-        items = [item for item in layout.items if item.kind != "area"]
-        self.shown = new = {id(item): kept(id(item)) or (item, place_of(item)) for item in items}
-        dirty = [self.surface.get_rect()]
-        if page == self.page:
-            gone, come = dict(map(old.get, old.keys() - new)), dict(map(new.get, new.keys() - old))
-            dirty = [gone[item] for item in gone.keys() - come]
-            dirty = bands([*dirty, *(come[item] for item in come.keys() - gone)])
-        self.page, places = page, [place for _, place in new.values()]
+        old, new = self.shown, {}  # id: (a tuple of items, the pixels that they may cover)
+        for items in (*layout.rows, *layout.words, layout.overlay):
+            new[id(items)] = old.get(id(items)) or (items, place_of(items))
+        changed = [(new.get(key) or old[key])[1] for key in new.keys() ^ old.keys()]
+        dirty = bands(changed) if page == self.page else [self.surface.get_rect()]
+        self.page, self.shown, shown = page, new, list(new.values())
+        places = [place for _, place in shown]
         for area in dirty:
             self.surface.set_clip(area)
             self.surface.fill(page)
             for k in area.collidelistall(places):
-                self.draw_item(items[k], *places[k])
+                for item in shown[k][0]:
+                    self.draw_item(item, *box_of(item))
         self.surface.set_clip(None)
 
     def draw_item(self, item, x, y, w, h):
@@ -204,12 +194,13 @@ class Canvas:
             image = self.fonts.image(item.text, item.size, item.color)
             surface.blit(image, (x, y), (0, 0, w, h))
         elif item.kind == "line":
-            ends = (item.x, item.y), (item.x + item.w, item.y + item.h)
-            pygame.draw.aaline(surface, item.color, *ends, max(1, round(item.radius)))
+            thick = max(1, round(item.radius))
+            for ends in pairwise((item.x + x, item.y + y) for x, y in item.points):
+                pygame.draw.aaline(surface, item.color, *ends, thick)
         elif item.kind == "outline":
             line = max(1, round(item.radius / 5))
             surface.blit(rounded(w, h, item.radius, item.color, line), (x, y))
-        elif item.radius:
+        elif item.kind == "box" and item.radius:
             surface.blit(rounded(w, h, item.radius, item.color, 0), (x, y))
-        else:
+        elif item.kind == "box":
             surface.fill(item.color, (x, y, w, h))

@@ -4,7 +4,7 @@ import math
 import unicodedata
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,8 +14,7 @@ from visual.colors import Theme
 class Item(NamedTuple):
     """One thing to draw; x, y, w, h in pixels. A text lies within its box."""
 
-    kind: str  # "box", "outline", "line" (from its left end to its right one; h may be below 0),
-    # "text", or "area": nothing to see, but the mouse finds it
+    kind: str  # "box", "outline", "line", "text", or "area": nothing to see, but the mouse finds it
     x: float
     y: float
     w: float
@@ -23,15 +22,17 @@ class Item(NamedTuple):
     color: tuple = (0, 0, 0)
     text: str = ""
     size: int = 0  # of the text
-    radius: float = 0  # of a box's corners
+    radius: float = 0  # of a box's corners; of a line: how thick it is
     command: str = ""  # what a click on it does
     token: int | None = None  # the token that it shows
     tip: str = ""  # what appears beside it when the mouse is there
+    points: tuple = ()  # that a line joins, from (x, y)
 
 
+@lru_cache(maxsize=1024)
 def moved(items, dx, dy):
-    """The items, elsewhere."""
-    return [item._replace(x=item.x + dx, y=item.y + dy) for item in items]
+    """The items of a tuple elsewhere, as a tuple: the same object whenever they are the same."""
+    return tuple(item._replace(x=item.x + dx, y=item.y + dy) for item in items)
 
 
 def extent(items):
@@ -63,16 +64,16 @@ class Style:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole page, from back to front. What has not changed since another page is the same object
-    there: few of the words are looked at again when a page is drawn."""
+    """A whole page, from back to front: tuples of items. What has not changed since another page
+    should be the same object there, as it is not drawn again then."""
 
-    rows: list  # items
-    words: list  # the pieces of tokens, each a tuple of items, the first of which is its box
-    overlay: list  # items on top of them: the card of a token, the help
+    rows: list
+    words: list  # the pieces of tokens; the first item of each is a box around it
+    overlay: tuple  # on top of them: the card of a token, or the help
 
     @cached_property
     def items(self):
-        return [*self.rows, *chain.from_iterable(self.words), *self.overlay]
+        return [*chain.from_iterable([*self.rows, *self.words]), *self.overlay]
 
     def at(self, x, y):
         """The topmost item at a point that a click or the mouse's pointing means, or None."""
@@ -86,43 +87,53 @@ class Layout:
 def glide(shown, layout, seconds):
     """The layout with its words on the way from where they were shown so many seconds ago.
 
-    shown: the layout drawn then, or None. Words slide along their line and push each other, so that
-    none covers another one. What comes from another line appears where it belongs, once there is
-    room. Returns (layout, whether something still moves).
+    shown: the layout drawn then, or None. Words slide along their line, and none covers another
+    one. What comes from another line appears where it belongs, once there is room. Returns (layout,
+    whether something still moves).
     """
     same, before = set(map(id, shown.words if shown else layout.words)), {}
-    if all(id(word) in same for word in layout.words):
+    lines = {word[0].y: [] for word in layout.words if id(word) not in same}
+    if not lines:
         return layout, False
-    for box, *_ in shown.words:
-        before.setdefault(box.token, []).append(box)
-    rest, lines, sliding = math.exp(-seconds / 0.08), {}, False  # rest: of the way
-    for k, (box, *_) in enumerate(layout.words):
-        old = before.get(box.token, [])
-        stays, x = bool(old) and abs(old[0].y - box.y) < 0.5, box.x
-        if stays and abs(old[0].x - x) >= 0.5:
-            x, sliding = x + (old[0].x - x) * rest, True
-        del old[: len(old) > 1]  # a token may have several pieces
-        lines.setdefault(box.y, []).append((box.x, x, box.w, stays, k))
-    if not sliding:
-        return layout, False
-    words = {}
+    for word in layout.words:
+        if word[0].y in lines:
+            lines[word[0].y].append(word)
+    for box, *_ in shown.words:  # a token may have several pieces on a line
+        before.setdefault((box.token, box.y), []).append(box.x)
+    places, rest = {}, math.exp(-seconds / 0.08)  # rest: of the way
     for line in lines.values():
-        line.sort()
-        right, places = math.inf, []
-        for end, x, w, _, k in [each for each in reversed(line) if each[3]]:
-            right = max(end, min(x, right - w))
-            places.append((right, w, k))
-        left, free = -math.inf, []
-        for x, w, k in reversed(places):
-            x = max(x, left)
-            word, dx = layout.words[k], x - layout.words[k][0].x
-            words[k] = tuple(moved(word, dx, 0)) if dx else word
-            left = x + w
-            free.append((x, left))
-        for x, _, w, stays, k in line:
-            if not stays and all(x + w <= start or end <= x for start, end in free):
-                words[k] = layout.words[k]
-    return replace(layout, words=[words[k] for k in sorted(words)]), True
+        places |= slide(line, before, rest)
+    if not places:
+        return layout, False
+    words = [places.get(id(word), word) for word in layout.words]
+    return replace(layout, words=[word for word in words if word]), True
+
+
+def slide(line, before, rest):
+    """Those words of a line that are on their way: {id(word): the word there, or None}."""
+    line = sorted(line, key=lambda word: word[0].x)
+    ends, widths, starts = [word[0].x for word in line], [word[0].w for word in line], []
+    for box, *_ in line:
+        olds = before.get((box.token, box.y), [None])
+        starts.append(olds.pop(0) if len(olds) > 1 else olds[0])
+    here = [k for k, start in enumerate(starts) if start is not None]
+    x = list(ends)
+    for k in here:
+        x[k] += (starts[k] - x[k]) * rest * (abs(starts[k] - x[k]) >= 0.5)
+    if x == ends:
+        return {}
+    right, left, places = math.inf, -math.inf, {}
+    for k in reversed(here):  # who goes to the left lets those on the right go first
+        right = x[k] = max(ends[k], min(x[k], right - widths[k]))
+    for k in here:  # who goes to the right is pushed by those on the left
+        x[k] = max(x[k], left)
+        left = x[k] + widths[k]
+    for k, word in enumerate(line):
+        if k in here and x[k] != ends[k]:
+            places[id(word)] = moved(word, x[k] - ends[k], 0)
+        elif any(x[i] < x[k] + widths[k] and x[k] < x[i] + widths[i] for i in here if i != k):
+            places[id(word)] = None
+    return places
 
 
 # -- texts

@@ -13,7 +13,6 @@ from visual.typesetting import appearance
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # size of the grid: height and width of its boxes
 CONTRADICTION = "a contradiction: no grid has these digits"
 LEGEND = "The larger a small digit, the more probable. Bold: given; click on a cell, type a digit."
-PUZZLES = ("an empty grid", "a puzzle")
 MANY = 30  # solutions that a puzzle may have: one with a single solution leaves nothing to doubt
 
 
@@ -109,7 +108,7 @@ def lay_out_grid(record, state, box, style, before=0):
         if before + i in state.selected:
             items.append(Item("outline", *place, theme.accent, radius=cell / 8))
         cells.append(tuple(item._replace(token=before + i) for item in items))
-    return lines, cells
+    return tuple(lines), cells
 
 
 def written(style, text, box, share, color):

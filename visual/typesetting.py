@@ -10,8 +10,8 @@ import math
 import re
 import unicodedata
 from bisect import bisect_left
-from functools import lru_cache
-from itertools import pairwise
+from functools import lru_cache, partial
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +42,6 @@ class Spot(NamedTuple):
 def joined(shown, i):
     """Piece i, with marks that join Arabic letters to those of the neighbouring tokens."""
 
-    if shown[i].isascii():
-        return shown[i]
-
     def arabic(k, end):
         letters = [c for c in (shown[k] if 0 <= k < len(shown) else None) or "" if not joins(c)]
         return bool(letters) and unicodedata.bidirectional(letters[end]) == "AL"
@@ -53,20 +50,29 @@ def joined(shown, i):
     return "\u200d" * before + shown[i] + "\u200d" * after
 
 
+@lru_cache(maxsize=4096)
+def measured(piece, width, fonts, size):
+    """A piece as spots without places so far, cut at line breaks: (text, w, gap, newline)s."""
+    gap = len(piece) > 1 and piece[0] == " " and not piece[1].isspace()
+    found = []
+    for part in re.findall(r"[^\n]+|\n", piece[gap:]):
+        stand = "◌" * (unicodedata.category(part[0])[0] == "M")  # for an accent
+        text = shorten(fonts, stand + visible(part), size, width)
+        w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
+        found.append((text, w, gap, part == "\n"))
+        gap = False
+    return found
+
+
 def spots_of(shown, width, fonts, size):
-    """What the tokens show, cut at line breaks, without places so far. A leading space is a gap."""
+    """What the tokens show, as spots. A leading space is a gap."""
     mask = min(width, fonts.width(MASK, size))
     for token, piece in enumerate(shown):
         if piece is None:
             yield Spot(token, None, mask)
-            continue
-        gap = len(piece) > 1 and piece[0] == " " and not piece[1].isspace()
-        for part in re.findall(r"[^\n]+|\n", joined(shown, token)[gap:]):
-            stand = "◌" * (unicodedata.category(part[0])[0] == "M")  # for an accent
-            text = shorten(fonts, stand + visible(part), size, width)
-            w = min(width, max(fonts.width(text, size), fonts.width("·", size)))
-            yield Spot(token, text, w, gap, part == "\n")
-            gap = False
+        else:
+            piece = piece if piece.isascii() else joined(shown, token)
+            yield from (Spot(token, *part) for part in measured(piece, width, fonts, size))
 
 
 def words_of(spots, width):
@@ -109,42 +115,35 @@ def break_lines(shown, width, fonts, size, kept=frozenset(), rtl=False):
 
 
 def place_line(spots, line, space, width, rtl):
-    """Give the spots of a line their places, in the order in which the eye meets them."""
+    """Give the spots of a line their places, which follow the order in which the eye meets them."""
     parts = []  # spots, and None for a gap
     for spot in spots:
         parts += [None, spot] if spot.gap and parts else [spot]
     ways = [direction(part.text) if part else "" for part in parts]
-    if rtl or "R" in ways:
-        parts = [parts[i] for i in visual_order(ways, rtl)]
-    total = sum(part.w if part else space for part in parts)
-    x, placed = (width - total if rtl else 0.0), {}
-    for before, part, after in zip([None, *parts], parts, [*parts[1:], None], strict=False):
-        if part:
-            room = (before is None, after is None)
-            placed[part.token, part.text, part.newline] = part._replace(line=line, x=x, room=room)
-        x += part.w if part else space
-    return [placed[spot.token, spot.text, spot.newline] for spot in spots]
+    order = visual_order(ways, rtl) if rtl or "R" in ways else list(range(len(parts)))
+    widths = [part.w if part else space for part in parts]
+    x, placed = width - sum(widths) if rtl else 0.0, {}
+    for before, i, after in zip([None, *order], order, [*order[1:], None], strict=False):
+        if parts[i]:
+            room = tuple(k is None or parts[k] is None for k in (before, after))
+            placed[i] = parts[i]._replace(line=line, x=x, room=room)
+        x += widths[i]
+    return [placed[i] for i in sorted(placed)]
 
 
 def visual_order(directions, rtl):
     """From the order of reading to that on the line: "R" runs are turned round in a text from left
     to right, all else in one from right to left. What has no direction takes its neighbours'."""
-    base, n = "R" if rtl else "L", len(directions)
-    sure = [i for i, d in enumerate(directions) if d]
-    resolved = list(directions)
-    for i in range(n):
-        if not directions[i]:
-            k = bisect_left(sure, i)
-            around = {directions[sure[j]] if 0 <= j < len(sure) else base for j in (k - 1, k)}
-            resolved[i] = around.pop() if len(around) == 1 else base
-    order, start = list(range(n)), 0
-    while start < n:
-        end = start + 1
-        while end < n and resolved[end] == resolved[start]:
-            end += 1
-        if resolved[start] != base:
-            order[start:end] = order[start:end][::-1]
-        start = end
+    base = "R" if rtl else "L"
+
+    def last(ways):  # the one that was known before each of them
+        return list(accumulate(ways, lambda old, new: new or old, initial=base))[:-1]
+
+    around = zip(last(directions), last(directions[::-1])[::-1], strict=True)
+    ways = [way or (a if a == b else base) for way, (a, b) in zip(directions, around, strict=True)]
+    order = []
+    for way, run in groupby(range(len(ways)), key=ways.__getitem__):
+        order += list(run)[:: 1 if way == base else -1]
     return order[::-1] if rtl else order
 
 
@@ -199,10 +198,10 @@ def settled(record, n, view, theme, look):
         text, ink, paper = None, theme.ink, None
         if token == MASKED:
             paper = theme.mask
-            if look is not None:
-                guess, chance = next(guesses, (None, 0))  # a later block is not predicted
-                text = None if guess is None else in_text(record.tokenizer.show(int(guess)))
-                ink = certainty_color(chance, theme)
+            guess, chance = next(guesses, (None, 0))  # a later block is not predicted
+            if guess is not None:
+                text = in_text(record.tokenizer.show(int(guess)))
+                ink = certainty_color(round(32 * chance) / 32, theme)  # each is rendered once
         elif view == "order" and since:
             paper = viridis(record.rows[since].time)
             ink = readable_on(paper)
@@ -212,15 +211,12 @@ def settled(record, n, view, theme, look):
     return found
 
 
-def appearance(record, n, at, view, theme):
-    """How the tokens of row n look at a moment: [(text, ink, paper)], as in `settled`.
-
-    What has just appeared, or was just taken back, glows.
-    """
-    row = record.rows[n]
-    found = list(settled(record, n, view, theme, row.look if view == "prediction" else None))
+def glowing(record, n, at, view, theme, looks):
+    """How those tokens of row n look that have just appeared, or were just taken back:
+    {token: (text, ink, paper)}. `looks`: how they look afterwards."""
+    row, found = record.rows[n], {}
     for i in np.flatnonzero(row.since > record.at(at - FADE)).tolist():
-        text, ink, paper = found[i]
+        text, ink, paper = looks[i]
         # in some steps, as each colour that a word has must be rendered once
         fresh = math.ceil(8 * max(0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2) / 8
         if view == "order" and row.text[i] != MASKED:
@@ -233,6 +229,13 @@ def appearance(record, n, at, view, theme):
     return found
 
 
+def appearance(record, n, at, view, theme):
+    """How the tokens of row n look at a moment: [(text, ink, paper)], as in `settled`."""
+    looks = settled(record, n, view, theme, record.rows[n].look if view == "prediction" else None)
+    glow = glowing(record, n, at, view, theme, looks)
+    return [glow.get(i, look) for i, look in enumerate(looks)]
+
+
 def in_text(name):
     """A token's name as it looks in a text: without its leading space."""
     return visible(name.removeprefix(" ") or name)
@@ -241,11 +244,29 @@ def in_text(name):
 def fit(style, text, box, size, color):
     """A text in the middle of box (x, y, w, h): smaller, and cut off, if it is too wide."""
     x, y, w, h = box
-    smallest = max(1, round(size * 0.6))
-    while style.fonts.width(text, size) > w and size > smallest:
-        size -= 1
+    size = min(size, max(round(size * 0.6), int(size * w / max(1, style.fonts.width(text, size)))))
     item = style.text(x, y, shorten(style.fonts, text, size, w), color, size=size)
     return item._replace(x=x + max(0, (w - item.w) / 2), y=y + (h - item.h) / 2)
+
+
+@lru_cache(maxsize=16)
+def at_rest(record, n, view, look, box, style, before):
+    """Row n in box (x, y, w, h) when nothing glows or is chosen: (how its tokens look, its words,
+    for each of these its token and a function that makes it with another look)."""
+    inset, row = style.px(BLEED), record.rows[n]
+    x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
+    size, spots = set_text(record, n, int(w), int(h), style.px(44), style.fonts)
+    pitch, last = line_height(style.fonts, size), y + h - style.fonts.height(size)
+    looks, words, makers = settled(record, n, view, style.theme, look), [], []
+    for spot in spots:
+        i, top = spot.token, y + spot.line * pitch
+        if top > last:  # in a very small window
+            break
+        given = bool(row.since[i] == 0 and row.text[i] != MASKED)
+        make = partial(word, style, size, spot, x, top, given, before + i)
+        words.append(make(looks[i]))
+        makers.append((i, make))
+    return looks, words, makers
 
 
 def lay_out_panel(record, state, box, style, before=0):
@@ -253,23 +274,19 @@ def lay_out_panel(record, state, box, style, before=0):
 
     `before`: how many tokens the panels to the left have.
     """
-    inset, n = style.px(BLEED), record.at(state.at)
-    x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
-    size, spots = set_text(record, n, int(w), int(h), style.px(44), style.fonts)
-    pitch, last = line_height(style.fonts, size), y + h - style.fonts.height(size)
-    looks, row, words = appearance(record, n, state.at, state.view, style.theme), record.rows[n], []
-    given = ((row.since == 0) & (row.text != MASKED)).tolist()
-    for spot in spots:
-        i, top = spot.token, y + spot.line * pitch
-        if top > last:  # in a very small window
-            break
-        chosen = before + i in state.selected
-        words.append(word(style, size, spot, x, top, looks[i], given[i], chosen, before + i))
+    n, view = record.at(state.at), state.view
+    look = record.rows[n].look if view == "prediction" else None
+    looks, words, makers = at_rest(record, n, view, look, box, style, before)
+    glow, words = glowing(record, n, state.at, view, style.theme, looks), list(words)
+    chosen = {token - before for token in state.selected}
+    for k, (i, make) in enumerate(makers):
+        if i in glow or i in chosen:
+            words[k] = make(glow.get(i, looks[i]), i in chosen)
     return words
 
 
 @lru_cache(maxsize=8192)
-def word(style, size, spot, x, top, look, given, chosen, token):
+def word(style, size, spot, x, top, given, token, look, chosen=False):
     """The items of a spot that looks like this, its box first."""
     theme, fonts, (text, ink, paper) = style.theme, style.fonts, look
     glyph, hair, left = fonts.height(size), max(1, round(size / 16)), x + spot.x

@@ -123,7 +123,7 @@ def show(window, worker, state):
         for event in pygame.event.get():
             if event.type in (pygame.WINDOWEXPOSED, pygame.WINDOWRESTORED):
                 canvas, drawn = Canvas(surface, fonts), None  # what was drawn may be lost
-            state = on_event(event, state, layout or Layout([], [], []), lanes, scale)
+            state = on_event(event, state, layout or Layout([], [], ()), lanes, scale)
         if worker.error:
             raise worker.error
         if worker.settings and not loaded:
