@@ -75,8 +75,8 @@ def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
 def continued(record, n, edits, settings, given=False):
     """A record that goes on from row n of another one, with other tokens, or masks, at some places.
 
-    edits: {place: id or MASKED}; given: the tokens are no draws. What is finished begins anew, with
-    a clock of its own.
+    edits: {place: id or MASKED}; given: the tokens are no draws. In a finished text, what is masked
+    again is written in the last quarter of the clock.
     """
     row = record.rows[n]
     text, chance = row.text.copy(), np.ones(len(row.text))
@@ -84,15 +84,14 @@ def continued(record, n, edits, settings, given=False):
         text[i] = token
         chance[i] = {found: p for found, _, p in rivals(record, n, i)}.get(token, 1.0)
     left = (text == MASKED).mean()
-    fresh = record.masked(n) == 0 and left > 0
-    rows = [] if fresh else [*record.rows[:n], replace(row)]
-    new = replace(record, settings=settings, rows=rows, layouts={}, done=False, seconds=0.0)
-    if fresh or edits:
-        time, t, calls = (0.0, left, 0) if fresh else (row.time, row.t, row.calls)
-        new.add(text, time, t, calls, chance)
+    again = record.masked(n) == 0 and left > 0
+    past = 0.75 if again else 1.0
+    rows = [replace(old, time=past * old.time) for old in record.rows[: n + 1]]
+    new = replace(record, settings=settings, rows=rows, layouts={}, done=left == 0, seconds=0.0)
+    if edits:
+        new.add(text, rows[-1].time, left if again else row.t, row.calls, chance)
         if given:
             new.rows[-1].since[list(edits)] = 0
-    new.done = left == 0
     new.start = 2.0 if new.done else new.rows[-1].time
     return new
 
