@@ -1237,8 +1237,13 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert [text for text in shown if text.endswith("0.0M")] == [
         "diffusion, 0.0M", "blocks of 8, 0.0M", "GPT, 0.0M"
     ]  # fmt: skip
-    assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
-    assert "\nblock 1/" in capsys.readouterr().out
+    for block in (["--block"], ["--block", "8"]):
+        assert sample_visual.main([*asked, *block, "--length", "auto", "--text"]) == 0
+        assert "\nblock 1/" in capsys.readouterr().out
+    wrong = {"for blocks of 8": ["--block", "4"], "without blocks": [checkpoint, "--block"]}
+    for trained, options in wrong.items():
+        assert sample_visual.main([*asked, *options, "--text"]) == 2
+        assert f"trained {trained}: name another" in capsys.readouterr().err
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
     assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2
