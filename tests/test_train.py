@@ -55,7 +55,7 @@ def test_every_setting_is_an_option(capsys):
     assert config == settings("cuda", steps=7, qk_norm=False, ema=0.5, optimizer="adamw")
 
 
-@pytest.mark.parametrize("preset", ["cuda", "included", "included-twin"])
+@pytest.mark.parametrize("preset", ["cuda", "included", "included-twin", "included-blocks"])
 def test_a_preset_trains_at_reduced_size_and_exports(preset, text_file, tmp_path, capsys):
     small = TINY | {"steps": 5, "n_layers": 2, "eval_every": 5}
     options = [f"--{n.replace('_', '-')}={v}" for n, v in small.items() if n != "compile"]

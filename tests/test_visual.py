@@ -28,6 +28,7 @@ from conftest import make_model, tiny
 from files import UserError
 from mdlm.blocks import BlockDenoiser, sample_blocks
 from mdlm.model import DiffusionTransformer
+from mdlm.sampling import sample, sample_confident
 from mdlm.sudoku import TOKENIZER as BYTES
 from mdlm.sudoku import is_valid
 from saving import save_checkpoint
@@ -248,7 +249,7 @@ def test_blocks_come_from_left_to_right_and_are_shown_word_by_word():
     run = sampled(BLOCKS, asked, show=lambda record: seen.append(record.rows[-1].text))
     noise = torch.Generator().manual_seed(3)
     z = torch.from_numpy(np.where(run.rows[0].text == MASKED, TOKENIZER.mask_id, run.rows[0].text))
-    made = sample_blocks(BLOCKS, z[None], 5, noise)
+    made = sample_blocks(BLOCKS, z[None], 5, noise, sampler=sample)
     assert (run.rows[-1].text == made.tokens[0].numpy()).all() and run.block == 8
     assert run.rows[-1].calls == made.calls.sum() == len(seen)
     np.testing.assert_array_equal(run.rows[-1].probability, made.probability[0])
@@ -264,7 +265,7 @@ def test_blocks_come_from_left_to_right_and_are_shown_word_by_word():
         assert appearance(run, n, row.time, "prediction", DARK)[27][0] is None or block == 3
     sure = sampled(BLOCKS, replace(asked, sampler="confident"))
     noise = torch.Generator().manual_seed(3)
-    made = sample_blocks(BLOCKS, z[None], 5, noise, rule="confidence")
+    made = sample_blocks(BLOCKS, z[None], 5, noise, sampler=sample_confident)
     assert (sure.rows[-1].text == made.tokens[0].numpy()).all()
 
 
@@ -1169,7 +1170,7 @@ def test_files(tmp_path, monkeypatch):
 def test_inline_in_a_notebook():
     masks = torch.full((2, 40), TOKENIZER.mask_id)
     masks[0, 3:] = 7
-    made = mdlm.sampling.sample(MODEL, masks, 8, generator=torch.Generator().manual_seed(0))
+    made = sample(MODEL, masks, 8, generator=torch.Generator().manual_seed(0))
     first, second = (show_inline(made, TOKENIZER, row=i, size=(300, 200)) for i in (0, 1))
     assert Image.open(io.BytesIO(first.data)).size == (300, 200) and first.data != second.data
     assert second.alt == TOKENIZER.decode(made.tokens[1].tolist())
@@ -1236,8 +1237,13 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert [text for text in shown if text.endswith("0.0M")] == [
         "diffusion, 0.0M", "blocks of 8, 0.0M", "GPT, 0.0M"
     ]  # fmt: skip
-    assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
-    assert "\nblock 1/" in capsys.readouterr().out
+    for block in (["--block"], ["--block", "8"]):
+        assert sample_visual.main([*asked, *block, "--length", "auto", "--text"]) == 0
+        assert "\nblock 1/" in capsys.readouterr().out
+    wrong = {"for blocks of 8": ["--block", "4"], "without blocks": [checkpoint, "--block"]}
+    for trained, options in wrong.items():
+        assert sample_visual.main([*asked, *options, "--text"]) == 2
+        assert f"trained {trained}: name another" in capsys.readouterr().err
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
     assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2

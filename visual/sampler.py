@@ -186,21 +186,22 @@ def write(record, show=lambda record: None):
         moment, t = first.time + (1 - first.time) * alpha, first.t * (1 - alpha)
         record.add(text, moment, t, calls, chance)
 
-    def watch(z, alpha_t, h, where, p):
-        """What each network call shows: see `predict` in sampling.ipynb."""
+    def watch(z, alpha_t, h, where, p, text=None, start=0):
+        """What each network call shows: see `predict` in sampling.ipynb, and `sample_blocks`."""
         nonlocal calls, lost, last
-        start, alpha = time.perf_counter(), float(torch.as_tensor(alpha_t).flatten()[0])
-        text, place = z[0], 0
-        if block:  # z is a part of the text
-            text, place = z.as_strided((record.length,), (1,), 0), z.storage_offset()
-            alpha = 1 - float((text == model.mask_id).sum()) / n_masked
+        began, alpha = time.perf_counter(), float(torch.as_tensor(alpha_t).flatten()[0])
+        whole = z
+        if block:  # z is the block of the text that begins at `start`
+            whole = text.clone()
+            whole[:, start : start + block] = z
+            alpha = 1 - float((whole == model.mask_id).sum()) / n_masked
         if last:
-            add(text.cpu().numpy(), alpha)
+            add(whole[0].cpu().numpy(), alpha)
         record.rows[-1].look = Look(model, z, 1 - alpha, h, options)
-        last = alpha, place + where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
+        last = alpha, start + where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
         calls += 1
         show(record)
-        lost += time.perf_counter() - start
+        lost += time.perf_counter() - began
 
     z = torch.from_numpy(np.where(first.text == MASKED, model.mask_id, first.text))[None]
     generator = torch.Generator().manual_seed(s.seed)
@@ -215,9 +216,8 @@ def write(record, show=lambda record: None):
     else:
         start, sampler = time.perf_counter(), getattr(mdlm.sampling, SAMPLERS[s.sampler])
         if block:
-            rule = "confidence" if s.sampler == "confident" else None
             end = () if s.length else record.tokenizer.encode(END_OF_TEXT)
-            sampler = partial(sample_blocks, end=end, rule=rule)
+            sampler = partial(sample_blocks, end=end, sampler=sampler)
         trajectory = sampler(model, z, steps, generator=generator, watch=watch, **options)
         text = trajectory.tokens[0].numpy()
         if last:
