@@ -98,8 +98,9 @@ def glide(shown, layout, seconds):
     for word in layout.words:
         if word[0].y in lines:
             lines[word[0].y].append(word)
-    for box, *_ in shown.words:  # a token may have several pieces on a line
-        before.setdefault((box.token, box.y), []).append(box.x)
+    for box, *_ in shown.words:
+        if box.y in lines:  # a token may have several pieces there
+            before.setdefault((box.token, box.y), []).append(box.x)
     places, rest = {}, math.exp(-seconds / 0.08)  # rest: of the way
     for line in lines.values():
         places |= slide(line, before, rest)
@@ -129,10 +130,11 @@ def slide(line, before, rest):
         x[k] = max(x[k], left)
         left = x[k] + widths[k]
     for k, word in enumerate(line):
-        if k in here and x[k] != ends[k]:
+        if x[k] != ends[k]:
             places[id(word)] = moved(word, x[k] - ends[k], 0)
-        elif any(x[i] < x[k] + widths[k] and x[k] < x[i] + widths[i] for i in here if i != k):
-            places[id(word)] = None
+        elif starts[k] is None:
+            covers = (x[i] < x[k] + widths[k] and x[k] < x[i] + widths[i] for i in here)
+            places |= {id(word): None} if any(covers) else {}
     return places
 
 
@@ -144,6 +146,7 @@ def joins(character):
     return unicodedata.category(character)[0] == "M" or character in "\u200c\u200d"
 
 
+@lru_cache(maxsize=4096)
 def direction(text):
     """How a text is read: "R" from right to left, "L" from left to right, "" if either will do."""
     if text and text.isascii() and text[0].isalpha():  # most are

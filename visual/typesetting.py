@@ -125,8 +125,8 @@ def place_line(spots, line, space, width, rtl):
     x, placed = width - sum(widths) if rtl else 0.0, {}
     for before, i, after in zip([None, *order], order, [*order[1:], None], strict=False):
         if parts[i]:
-            room = tuple(k is None or parts[k] is None for k in (before, after))
-            placed[i] = parts[i]._replace(line=line, x=x, room=room)
+            room = before is None or not parts[before], after is None or not parts[after]
+            placed[i] = Spot(*parts[i][:5], line, x, room)
         x += widths[i]
     return [placed[i] for i in sorted(placed)]
 
