@@ -128,6 +128,14 @@ def place_among_masks(row, i):
     return int((row.text[:i] == MASKED).sum())
 
 
+def predicted(row, i):
+    """What the model would write at the mask at place i: (id, probability), or (None, 0)."""
+    m = place_among_masks(row, i)
+    if row.look is None or m >= len(row.look.best[0]):  # a later block is not predicted
+        return None, 0
+    return int(row.look.best[0][m]), row.look.best[1][m]
+
+
 def asked(record, n, i):
     """The row with the text from which the model predicted what stands at place i in row n."""
     row = record.rows[n]

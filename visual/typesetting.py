@@ -18,7 +18,7 @@ import numpy as np
 
 from visual.colors import certainty_color, mix, probability_color, readable_on, viridis
 from visual.items import Item, direction, joins, shorten, visible
-from visual.record import MASKED, pieces
+from visual.record import MASKED, pieces, predicted
 
 FADE = 1 / 16  # of the clock: for so long a token that has just appeared glows
 MASK = "0000"  # a mask is as wide as this
@@ -186,54 +186,43 @@ def set_text(record, n, width, height, largest, fonts):
     return rows[n][:2]
 
 
-@lru_cache(maxsize=64)
-def settled(record, n, view, theme, look):
-    """How the tokens of row n look when nothing glows any more: [(text, ink, paper)].
+def freshness(record, n, at):
+    """How much those tokens of row n glow that have just appeared, or were just taken back:
+    {place: 0 to 1}, in few steps, as each colour that a word has must be rendered once."""
+    row = record.rows[n]
+    places = np.flatnonzero(row.since > record.at(at - FADE)).tolist()
+    ages = [(at - record.rows[row.since[i]].time) / FADE for i in places]
+    return {i: math.ceil(8 * max(0, 1 - k) ** 2) / 8 for i, k in zip(places, ages, strict=True)}
+
+
+def look_of(record, n, i, view, theme, fresh=0.0):
+    """How token i of row n looks: (text, ink, paper).
 
     The text is None but for what is predicted at a mask, the paper if it is that of the page.
     """
-    row, found = record.rows[n], []
-    guesses = iter(()) if look is None else zip(*look.best[:2], strict=True)
-    for token, since, p in zip(row.text.tolist(), row.since, row.probability, strict=True):
-        text, ink, paper = None, theme.ink, None
-        if token == MASKED:
-            paper = theme.mask
-            guess, chance = next(guesses, (None, 0))  # a later block is not predicted
-            if guess is not None:
-                text = in_text(record.tokenizer.show(int(guess)))
-                ink = certainty_color(round(32 * chance) / 32, theme)  # each is rendered once
-        elif view == "order" and since:
-            paper = viridis(record.rows[since].time)
-            ink = readable_on(paper)
-        elif view == "text" and since:
-            ink = probability_color(p, theme)
-        found.append((text, ink, paper))
-    return found
-
-
-def glowing(record, n, at, view, theme, looks):
-    """How those tokens of row n look that have just appeared, or were just taken back:
-    {token: (text, ink, paper)}. `looks`: how they look afterwards."""
-    row, found = record.rows[n], {}
-    for i in np.flatnonzero(row.since > record.at(at - FADE)).tolist():
-        text, ink, paper = looks[i]
-        # in some steps, as each colour that a word has must be rendered once
-        fresh = math.ceil(8 * max(0, 1 - (at - record.rows[row.since[i]].time) / FADE) ** 2) / 8
-        if view == "order" and row.text[i] != MASKED:
-            paper = mix(paper, (255, 255, 255), 0.6 * fresh)
-            ink = readable_on(paper)
-        elif fresh:
-            paper = mix(paper or theme.page, theme.accent, 0.55 * fresh)
-            ink = ink if text else mix(ink, theme.ink, fresh)
-        found[i] = text, ink, paper
-    return found
+    row, text, ink, paper = record.rows[n], None, theme.ink, None
+    since, masked = row.since[i], row.text[i] == MASKED
+    if masked:
+        paper = theme.mask
+        guess, chance = predicted(row, i) if view == "prediction" else (None, 0)
+        if guess is not None:
+            text = in_text(record.tokenizer.show(guess))
+            ink = certainty_color(round(32 * chance) / 32, theme)
+    elif view == "text" and since:
+        ink = probability_color(row.probability[i], theme)
+    elif view == "order" and since:
+        paper = mix(viridis(record.rows[since].time), (255, 255, 255), 0.6 * fresh)
+        ink = readable_on(paper)
+    if fresh and (masked or view != "order"):
+        paper = mix(paper or theme.page, theme.accent, 0.55 * fresh)
+        ink = ink if text else mix(ink, theme.ink, fresh)
+    return text, ink, paper
 
 
 def appearance(record, n, at, view, theme):
-    """How the tokens of row n look at a moment: [(text, ink, paper)], as in `settled`."""
-    looks = settled(record, n, view, theme, record.rows[n].look if view == "prediction" else None)
-    glow = glowing(record, n, at, view, theme, looks)
-    return [glow.get(i, look) for i, look in enumerate(looks)]
+    """How all tokens of row n look at a moment of the clock, see `look_of`."""
+    fresh, length = freshness(record, n, at), record.length
+    return [look_of(record, n, i, view, theme, fresh.get(i, 0)) for i in range(length)]
 
 
 def in_text(name):
@@ -251,22 +240,20 @@ def fit(style, text, box, size, color):
 
 @lru_cache(maxsize=16)
 def at_rest(record, n, view, look, box, style, before):
-    """Row n in box (x, y, w, h) when nothing glows or is chosen: (how its tokens look, its words,
-    for each of these its token and a function that makes it with another look)."""
+    """Row n in box (x, y, w, h) when nothing glows or is chosen: its words; for each of them its
+    token, and a function that makes it with another look. `look`: of this row, as it comes late."""
     inset, row = style.px(BLEED), record.rows[n]
     x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
     size, spots = set_text(record, n, int(w), int(h), style.px(44), style.fonts)
     pitch, last = line_height(style.fonts, size), y + h - style.fonts.height(size)
-    looks, words, makers = settled(record, n, view, style.theme, look), [], []
+    words, makers = [], []
     for spot in spots:
         i, top = spot.token, y + spot.line * pitch
-        if top > last:  # in a very small window
-            break
-        given = bool(row.since[i] == 0 and row.text[i] != MASKED)
-        make = partial(word, style, size, spot, x, top, given, before + i)
-        words.append(make(looks[i]))
-        makers.append((i, make))
-    return looks, words, makers
+        if top <= last:  # a very small window does not show all
+            given = bool(row.since[i] == 0 and row.text[i] != MASKED)
+            makers.append((i, partial(word, style, size, spot, x, top, given, before + i)))
+            words.append(makers[-1][1](look_of(record, n, i, view, style.theme)))
+    return words, makers
 
 
 def lay_out_panel(record, state, box, style, before=0):
@@ -275,13 +262,12 @@ def lay_out_panel(record, state, box, style, before=0):
     `before`: how many tokens the panels to the left have.
     """
     n, view = record.at(state.at), state.view
-    look = record.rows[n].look if view == "prediction" else None
-    looks, words, makers = at_rest(record, n, view, look, box, style, before)
-    glow, words = glowing(record, n, state.at, view, style.theme, looks), list(words)
-    chosen = {token - before for token in state.selected}
+    words, makers = at_rest(record, n, view, record.rows[n].look, box, style, before)
+    fresh, words = freshness(record, n, state.at), list(words)
     for k, (i, make) in enumerate(makers):
-        if i in glow or i in chosen:
-            words[k] = make(glow.get(i, looks[i]), i in chosen)
+        if i in fresh or before + i in state.selected:
+            look = look_of(record, n, i, view, style.theme, fresh.get(i, 0))
+            words[k] = make(look, before + i in state.selected)
     return words
 
 
