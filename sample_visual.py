@@ -200,17 +200,12 @@ def load(arguments, settings):
 def run(arguments):
     """Do what the command line says. Raises UserError for what cannot be done."""
     size = check_arguments(arguments)
-    settings = Settings(
-        prompt=arguments.prompt, **{name: getattr(arguments, name) for name in DEFAULTS}
-    )
+    asked = {name: getattr(arguments, name) for name in (*DEFAULTS, "prompt")}
+    settings = Settings(**asked)
     changed(settings, arguments.compare)  # a mistake is said at once
     worker = Worker(partial(load, arguments), settings)
-    state = State(
-        settings=replace(settings, prompt=""),
-        view=arguments.view,
-        theme=arguments.theme,
-        touring=True,
-    )
+    look = dict(view=arguments.view, theme=arguments.theme, touring=True)
+    state = State(replace(settings, prompt=""), **look)
     if arguments.save or arguments.text:
         worker.open()
         lanes = worker.sample(worker.begin(worker.settings))

@@ -850,7 +850,9 @@ def test_a_real_text_is_masked_as_t_rises_and_written_again():
     same = card(State(at=0.0, selected=frozenset([i])), [run])
     assert "original" not in " ".join(same) and f"“{TOKENIZER.show(ids[i])}”" in same
     page = lay_out([run], State(settings=ASKED), (1000, 700), RULER)
-    assert any(item.text.startswith("a text of the validation set") for row in page.rows for item in row)
+    assert any(
+        item.text.startswith("a text of the validation set") for row in page.rows for item in row
+    )
     assert run.masked(-1) == 0 and run.rows[n - 1].time == 0.5 < run.rows[n].time
     stays = run.rows[n - 1].text != MASKED
     assert (run.rows[-1].text[stays] == ids[stays]).all() and run.rows[n].t < run.rows[n - 1].t

@@ -43,16 +43,18 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def screen(monkeypatch):
     """A display of its own."""
-    read, write = os.pipe()
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1000x700x24", "-nolisten", "tcp"]
+    # a number of our own: a server that looks for a free one takes away the sockets of others
+    display, (read, write) = f":{1000 + os.getpid() % 50000}", os.pipe()
+    command = ["Xvfb", display, "-displayfd", str(write), "-screen", "0", "1000x700x24"]
     server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
-    monkeypatch.setenv("DISPLAY", ":" + os.read(read, 9).decode().strip())
+    os.close(write)
+    os.read(read, 9)  # when it is ready
+    monkeypatch.setenv("DISPLAY", display)
     monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
     yield lambda: ImageGrab.grab(xdisplay=os.environ["DISPLAY"])
     server.terminate()
     server.wait()
     os.close(read)
-    os.close(write)
 
 
 def changes(screen, before, seconds=120):

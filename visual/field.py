@@ -43,20 +43,12 @@ class Field:
 
     def press(self, key, shift=False, by_word=False):
         """The field after a key that moves or deletes: `by_word` with Ctrl, or Alt on a Mac."""
-        start, end = self.span
-        sign = -1 if key in ("Left", "Backspace") else 1
-        there = self.word(sign) if by_word else self.caret + sign
-        match key:
-            case "Home" | "Up":
-                return self.move(0, shift)
-            case "End" | "Down":
-                return self.move(len(self.text), shift)
-            case "Left" | "Right" if start < end and not (shift or by_word):
-                return self.move(start if sign < 0 else end, False)
-            case "Left" | "Right":
-                return self.move(there, shift)
-            case "Backspace" | "Delete" if start < end:
-                return self.type("")
-            case "Backspace" | "Delete":
-                return self.move(there, True).type("")
-        return self
+        (start, end), back = self.span, key in ("Left", "Backspace")
+        there = self.word(-1 if back else 1) if by_word else self.caret + (-1 if back else 1)
+        if key in ("Backspace", "Delete"):
+            return (self if start < end else self.move(there, True)).type("")
+        if key in ("Left", "Right"):
+            leaves = start < end and not (shift or by_word)  # what was selected
+            return self.move((start if back else end) if leaves else there, shift)
+        ends = {"Home": 0, "Up": 0, "End": len(self.text), "Down": len(self.text)}
+        return self.move(ends[key], shift) if key in ends else self

@@ -85,9 +85,10 @@ def continued(record, n, edits, settings, given=False):
         chance[i] = {found: p for found, _, p in rivals(record, n, i)}.get(token, 1.0)
     left = (text == MASKED).mean()
     again = record.masked(n) == 0 and left > 0
-    past = 0.75 if again else 1.0
-    rows = [replace(old, time=past * old.time) for old in record.rows[: n + 1]]
-    new = replace(record, settings=settings, rows=rows, layouts={}, done=left == 0, seconds=0.0)
+    rows = [replace(old, time=old.time * (0.75 if again else 1)) for old in record.rows[: n + 1]]
+    layouts = {key: laid[: n + 1] for key, laid in record.layouts.items()}
+    changes = dict(settings=settings, rows=rows, layouts=layouts, done=left == 0, seconds=0.0)
+    new = replace(record, **changes)
     if edits:
         new.add(text, rows[-1].time, left if again else row.t, row.calls, chance)
         if given:

@@ -83,14 +83,13 @@ def lay_out_grid(record, state, box, style, before=0):
     x, y = box[0] + (box[2] - cell * size) // 2, box[1]
     lines, cells, row = [], [], record.rows[n]
     height, width = BOXES[size]
-    for side, every in enumerate((width, height)):  # first the upright lines
-        for k in range(size + 1):
-            thick = k % every == 0
-            hair = style.px(2 if thick else 1)
-            place = (x + k * cell, y, hair, size * cell + hair)
-            if side == 1:
-                place = (x, y + k * cell, size * cell + hair, hair)
-            lines.append(Item("box", *place, theme.faint if thick else theme.line))
+    for k in range(size + 1):
+        for every, upright in ((width, True), (height, False)):
+            hair = style.px(1 if k % every else 2)
+            color, long = theme.line if k % every else theme.faint, size * cell + hair
+            place = (x + k * cell, y, hair, long) if upright else (x, y + k * cell, long, hair)
+            lines.append(Item("box", *place, color))
+    lines.sort(key=lambda line: line.color == theme.faint)  # what is fainter is behind
     view = "order" if state.view == "order" else "text"
     looks, clashes = appearance(record, n, state.at, view, theme), clashing(record, n)
     for i, (token, (_, ink, paper)) in enumerate(zip(row.text.tolist(), looks, strict=True)):
@@ -102,9 +101,9 @@ def lay_out_grid(record, state, box, style, before=0):
         if token == MASKED:
             items += pencil_marks(row, i, place, size, style)
         else:
-            given = bool(row.since[i] == 0)
-            label = written(style, chr(token), place, 0.62, ink)
-            items += [label, label._replace(x=label.x + style.px(1.5))][: 1 + given]  # bold
+            items.append(written(style, chr(token), place, 0.62, ink))
+        if token != MASKED and row.since[i] == 0:  # given: bold
+            items.append(items[-1]._replace(x=items[-1].x + style.px(1.5)))
         if before + i in state.selected:
             items.append(Item("outline", *place, theme.accent, radius=cell / 8))
         cells.append(tuple(item._replace(token=before + i) for item in items))

@@ -60,47 +60,44 @@ def icon():
 
 def obey(state, worker, window, lanes):
     """Do what the state requests: the state afterwards. What cannot be done changes nothing."""
-    request, before = state.request.split(), replace(state, request="")
+    verb, *words = state.request.split()
+    before, settings = replace(state, request=""), state.settings
     state = before
-    if request[0] in ("new", "branch", "erase"):  # these want another text
-        seed = state.settings.seed + 1
-        message = f"with seed {seed}" if request[0] != "new" else ""
-        state = replace(state, settings=replace(state.settings, seed=seed), message=message)
+    if verb in ("new", "branch", "erase"):  # these want another text
+        settings = replace(settings, seed=settings.seed + 1)
+        said = f"with seed {settings.seed}" if verb != "new" else ""
+        state = replace(state, settings=settings, message=said)
     try:
-        match request:
-            case ["run" | "new"]:
+        match verb:
+            case "run" | "new":
+                worker.run(settings)
+            case "example":
+                state = replace(state, settings=worker.example(int(words[0]), settings))
                 worker.run(state.settings)
-            case ["example", k]:
-                state = replace(state, settings=worker.example(int(k), state.settings))
-                worker.run(state.settings)
-            case ["corrupt"]:
-                worker.corrupt(state.settings)
-            case ["erase" | "put", *_] if not state.selected:
-                raise UserError("choose words first: click on one, or drag over several")
-            case ["branch"]:
+            case "corrupt":
+                worker.corrupt(settings)
+            case "branch":
                 worker.go_on(replace(state, selected=frozenset()), lanes)
-            case ["erase" | "put" | "type" as verb, *ids]:
-                worker.go_on(state, lanes, ids, verb == "type")
-            case ["undo"]:
-                worker.undo()
-                state = replace(state, settings=worker.lanes[-1].settings)
-            case ["compare"]:
-                worker.kept = None if worker.kept else replace(lanes[0], start=0.0)
-                if worker.kept and state.settings == lanes[0].settings:
+            case "erase" | "put" | "type":
+                worker.go_on(state, lanes, words, given=verb == "type")
+            case "undo":
+                state = replace(state, settings=worker.undo())
+            case "compare":
+                if not worker.kept and settings == lanes[0].settings:
                     state = handle(state, "more seed", lanes)
-                worker.run(state.settings)
-            case ["copy"]:
+                worker.compare(state.settings, lanes[0])
+            case "copy":
                 text = "".join(p or " _" for p in pieces(lanes[0], lanes[0].at(state.at)))
                 pygame.scrap.put_text(text.replace("\0", ""))
                 state = replace(state, message="copied")
-            case ["picture" | "animation" as kind]:
-                worker.store(kind, lanes, state, window.get_surface().get_size())
-            case ["fullscreen"] if window.size == pygame.display.get_desktop_sizes()[0]:
+            case "picture" | "animation":
+                worker.store(verb, lanes, state, window.get_surface().get_size())
+            case "fullscreen" if window.size == pygame.display.get_desktop_sizes()[0]:
                 window.set_windowed()
-            case ["fullscreen"]:
+            case "fullscreen":
                 window.set_fullscreen(desktop=True)
     except UserError as error:
-        state = replace(before, message=str(error))
+        return replace(before, message=str(error))
     return state
 
 
@@ -159,7 +156,7 @@ def show(window, worker, state):
             layout, moving = glide(layout, wanted, passed)
             canvas.draw(layout, THEMES[state.theme].page)
             window.flip()
-            for item in layout.rows if state.prompt else ():
+            for item in layout.items if state.prompt else ():
                 if item.command == "caret":  # an input method opens its list there
                     place = (item.x / scale, item.y / scale, 1, item.h / scale)
                     pygame.key.set_text_input_rect(pygame.Rect(place))

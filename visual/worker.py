@@ -90,11 +90,22 @@ class Worker:
         """Order a run; one that is under way is given up, unless the new one is not possible."""
         self.order(self.begin(settings))
 
-    def go_on(self, state, lanes, ids=(), given=False):
-        """Order the rest of a run from this moment on: with another seed, and with masks, or with
-        these tokens, in the place of what is selected."""
+    def compare(self, settings, record):
+        """Order runs to be shown beside this one, or no longer beside another one."""
+        kept, self.kept = self.kept, None if self.kept else replace(record, start=0.0)
+        try:
+            self.run(settings)
+        except UserError:
+            self.kept = kept
+            raise
+
+    def go_on(self, state, lanes, ids=None, given=False):
+        """Order the rest of a run from this moment on, with another seed. ids: the tokens in the
+        place of what is selected; none: masks; None: all stays."""
         from visual.sampler import continued
 
+        if ids is not None and not state.selected:
+            raise UserError("choose words first: click on one, or drag over several")
         record = lane_of(lanes, max(state.selected, default=0))[0]
         n, places = record.at(state.at), sorted(lane_of(lanes, i)[1] for i in state.selected)
         edits = dict(zip(places, map(int, ids or [MASKED] * len(places)), strict=True))
@@ -153,11 +164,12 @@ class Worker:
         self.orders.put(work)
 
     def undo(self):
-        """Show what was shown before, finished."""
+        """Show what was shown before, finished. Returns its settings."""
         if not self.past:
             raise UserError("nothing to undo")
         self.lanes = tuple(replace(lane, start=2.0) for lane in self.past.pop())
         self.orders.put(lambda: None)  # what is under way is given up
+        return self.lanes[-1].settings
 
     def order(self, lanes):
         """Show these lanes and let the thread write what is missing in them."""
