@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 import pygame
@@ -54,7 +53,8 @@ def sample_alone(model, s):
 
 
 def shown(window, worker, state, settled):
-    """Show the window until so many seconds after all is computed: (moments of frames, clocks)."""
+    """Show the window until so many seconds after all is computed: (the clocks of each frame, the
+    clocks afterwards)."""
     frames, marks, flip = [], [], pygame.Window.flip
 
     class Flips:
@@ -63,7 +63,7 @@ def shown(window, worker, state, settled):
 
         def flip(self):
             flip(window)
-            frames.append(time.perf_counter())
+            frames.append(clocks())
 
     def watch():
         while not marks or marks[-1][0] < marks[0][0] + settled:
@@ -88,7 +88,7 @@ def main():
     arguments = parser.parse_args()
     find_display()
     model, tokenizer, _ = in_thread(load_checkpoint, arguments.checkpoint, DiffusionTransformer)
-    ratios, gaps = [], []
+    ratios, gaps, costs = [], [], []
     window = open_window((1000, 700))
     rounds = 1 if arguments.smoke else arguments.rounds
     for seed in range(1, rounds + 1):
@@ -97,21 +97,21 @@ def main():
         worker = Watched(lambda s: (model, tokenizer, "", [], s), s)
         frames, marks = shown(window, worker, State(playing=not last), 5 if last else 0)
         ratios.append(worker.took[:2] / alone[:2])
-        frames = [at for at in frames if worker.span[0] < at < worker.span[1]]
-        gaps += [] if last else [b - a for a, b in pairwise(frames)]
+        frames = [at for at in frames if worker.span[0] < at[0] < worker.span[1]]
+        for gap, cost, _ in np.diff(frames, axis=0)[len(frames) * last :]:
+            gaps.append(gap)
+            costs.append(cost)
     idle = (marks[-1] - marks[0])[2] / (marks[-1] - marks[0])[0]
     wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
     print(
         f"sampling {arguments.length} tokens in the window: {wall:.2f} x the time, {cpu:.2f} x the"
     )
     print(f"CPU time of its thread; {alone[0]:.2f} s alone. The window's thread is not counted.")
-    if gaps:
-        within = 1000 * np.quantile(gaps, [0.5, 0.99, 1])
-        print(
-            "frames meanwhile: half within {:.0f} ms, 99 % within {:.0f}, all {:.0f}".format(
-                *within
-            )
-        )
+    within = "half within {:.1f} ms, 99 % within {:.1f}, all within {:.1f}"
+    for name, found in (("time", gaps), ("CPU time", costs)):
+        if found:
+            told = within.format(*(1000 * np.quantile(found, [0.5, 0.99, 1])))
+            print(f"frames meanwhile, {name}: {told}; mean {1000 * np.mean(found):.1f} ms")
     print(f"idle: {idle:.1%} of a core")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Theme:
     """Colours, (red, green, blue) from 0 to 255."""
 
@@ -46,6 +46,7 @@ def viridis(k):
     return mix(VIRIDIS[i], VIRIDIS[i + 1], position - i)
 
 
+@lru_cache(maxsize=4096)
 def probability_color(p, theme):
     """The colour of a token that was drawn with probability p.
 

@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from bisect import bisect_left
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from visual.colors import certainty_color, mix, probability_color, readable_on, viridis
 from visual.items import Item, direction, joins, shorten, visible
-from visual.record import MASKED, pieces, predicted
+from visual.record import MASKED, pieces, predictions
 
 FADE = 1 / 16  # of the clock: for so long a token that has just appeared glows
 MASK = "0000"  # a mask is as wide as this
@@ -204,9 +204,9 @@ def look_of(record, n, i, view, theme, fresh=0.0):
     since, masked = row.since[i], row.text[i] == MASKED
     if masked:
         paper = theme.mask
-        guess, chance = predicted(row, i) if view == "prediction" else (None, 0)
-        if guess is not None:
-            text = in_text(record.tokenizer.show(guess))
+        if view == "prediction" and i in (found := predictions(row, row.look)):
+            guess, chance = found[i]
+            text = in_text(record.tokenizer.show(int(guess)))
             ink = certainty_color(round(32 * chance) / 32, theme)
     elif view == "text" and since:
         ink = probability_color(row.probability[i], theme)
@@ -240,20 +240,21 @@ def fit(style, text, box, size, color):
 
 @lru_cache(maxsize=16)
 def at_rest(record, n, view, look, box, style, before):
-    """Row n in box (x, y, w, h) when nothing glows or is chosen: its words; for each of them its
-    token, and a function that makes it with another look. `look`: of this row, as it comes late."""
+    """Row n in box (x, y, w, h) when nothing glows or is chosen: its words, and what each is made
+    of: its token, and what `word` needs besides its look. `look`: of the row, as it comes late."""
     inset, row = style.px(BLEED), record.rows[n]
     x, y, w, h = box[0] + inset, box[1], box[2] - 2 * inset, box[3]
     size, spots = set_text(record, n, int(w), int(h), style.px(44), style.fonts)
     pitch, last = line_height(style.fonts, size), y + h - style.fonts.height(size)
-    words, makers = [], []
+    given = ((row.since == 0) & (row.text != MASKED)).tolist()
+    looks = [look_of(record, n, i, view, style.theme) for i in range(record.length)]
+    words, parts = [], []
     for spot in spots:
         i, top = spot.token, y + spot.line * pitch
         if top <= last:  # a very small window does not show all
-            given = bool(row.since[i] == 0 and row.text[i] != MASKED)
-            makers.append((i, partial(word, style, size, spot, x, top, given, before + i)))
-            words.append(makers[-1][1](look_of(record, n, i, view, style.theme)))
-    return words, makers
+            parts.append((i, (style, size, spot, x, top, given[i], before + i)))
+            words.append(word(*parts[-1][1], looks[i]))
+    return words, parts
 
 
 def lay_out_panel(record, state, box, style, before=0):
@@ -262,12 +263,13 @@ def lay_out_panel(record, state, box, style, before=0):
     `before`: how many tokens the panels to the left have.
     """
     n, view = record.at(state.at), state.view
-    words, makers = at_rest(record, n, view, record.rows[n].look, box, style, before)
+    look = record.rows[n].look if view == "prediction" else None
+    words, parts = at_rest(record, n, view, look, box, style, before)
     fresh, words = freshness(record, n, state.at), list(words)
-    for k, (i, make) in enumerate(makers):
+    for k, (i, made_of) in enumerate(parts):
         if i in fresh or before + i in state.selected:
             look = look_of(record, n, i, view, style.theme, fresh.get(i, 0))
-            words[k] = make(look, before + i in state.selected)
+            words[k] = word(*made_of, look, before + i in state.selected)
     return words
 
 

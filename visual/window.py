@@ -114,7 +114,7 @@ def show(window, worker, state):
         surface = window.get_surface()
         if size != surface.get_size():
             canvas, layout, size = Canvas(surface, fonts), None, surface.get_size()
-        scale, calm = size[0] / window.size[0], not (moving or worker.busy)
+        scale, calm = size[0] / window.size[0], not (moving or state.playing or worker.busy)
         if calm:  # asleep: pygame's own wait looks for events a thousand times a second
             time.sleep(REST)
         for event in pygame.event.get():
@@ -160,7 +160,6 @@ def show(window, worker, state):
                 if item.command == "caret":  # an input method opens its list there
                     place = (item.x / scale, item.y / scale, 1, item.h / scale)
                     pygame.key.set_text_input_rect(pygame.Rect(place))
-        moving = moving or state.playing
         if worker.thread.ident is None:  # now that there is something to see
             worker.thread.start()
         clock.tick(FRAMES)
