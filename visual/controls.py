@@ -123,31 +123,28 @@ def on_event(event, state, layout, lanes, scale=1.0):
 
 def on_mouse(event, state, item, lanes):
     """The state after an event of the mouse, which is at an item, or at none (None)."""
-    held, pressed = state.dragging, event.type == pygame.MOUSEBUTTONDOWN and event.button == 1
+    pressed = event.type == pygame.MOUSEBUTTONDOWN and event.button == 1
+    command, token = ("", None) if item is None else (item.command, item.token)
     if event.type == pygame.MOUSEBUTTONUP:
         return replace(state, dragging=None)
-    if pressed and item is not None and item.command not in ("", "timeline"):
-        return handle(state, item.command, lanes)
-    if pressed:
-        held, state = item, replace(state, dragging=item)
-    if held is not None and held.command == "timeline":
-        state = replace(state, touring=False)
+    if pressed and command not in ("", "timeline"):
+        return handle(state, command, lanes)
+    if pressed and (command or token is not None):
+        state = replace(state, dragging=item, touring=False)
+    held = state.dragging
+    if held is not None and held.command:
         return seek(state, (state.mouse[0] - held.x) / held.w, lanes)
-    token = None if item is None else item.token
+    if pressed and token is None:
+        return replace(state, selected=frozenset())
     if pressed:
-        chosen = frozenset() if token is None or state.selected == {token} else frozenset([token])
-        if token is None:
-            return replace(state, selected=chosen)
+        chosen = frozenset() if state.selected == {token} else frozenset([token])
         prompt = None if lanes[0].grid else state.prompt  # what is typed now goes into the cell
-        return replace(state, selected=chosen, playing=False, touring=False, prompt=prompt)
-    if (
-        held is None
-        or token is None
-        or lane_of(lanes, token)[0] is not lane_of(lanes, held.token)[0]
-    ):
-        return state
-    first, last = sorted((held.token, token))
-    return replace(state, selected=frozenset(range(first, last + 1)))
+        return replace(state, selected=chosen, playing=False, prompt=prompt)
+    if held is not None and token is not None:
+        first, last = sorted((held.token, token))
+        if lane_of(lanes, first)[0] is lane_of(lanes, last)[0]:
+            return replace(state, selected=frozenset(range(first, last + 1)))
+    return state
 
 
 def on_key(event, state, lanes):

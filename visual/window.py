@@ -149,7 +149,8 @@ def show(window, worker, state):
         passed = min(0.1, clock.get_time() / 1000)
         state = replace(state, busy=worker.busy, kept=worker.kept is not None)
         state = advance(state, lanes, passed)
-        now = (state, size, lanes, [(len(lane.rows), lane.done) for lane in lanes])
+        late = [(len(lane.rows), lane.rows[-1].look, lane.done) for lane in lanes]
+        now = (state, size, lanes, late, lanes[0].rows[-2:][0].bits)  # of what comes late
         changed, drawn = moving or now != drawn, now
         if changed:
             wanted = lay_out(lanes, state, size, fonts, scale)
