@@ -102,16 +102,18 @@ def glide(shown, layout, seconds):
         if box.y in lines:  # a token may have several pieces there
             before.setdefault((box.token, box.y), []).append(box.x)
     places, rest = {}, math.exp(-seconds / 0.08)  # rest: of the way
+    right = max(box.x + box.w for box, *_ in chain(layout.words, shown.words))
     for line in lines.values():
-        places |= slide(line, before, rest)
+        places |= slide(line, before, rest, right)
     if not places:
         return layout, False
     words = [places.get(id(word), word) for word in layout.words]
     return replace(layout, words=[word for word in words if word]), True
 
 
-def slide(line, before, rest):
-    """Those words of a line that are on their way: {id(word): the word there, or None}."""
+def slide(line, before, rest, right):
+    """Those words of a line that are on their way, none beyond `right`: {id(word): the word there,
+    or None}."""
     line = sorted(line, key=lambda word: word[0].x)
     ends, widths, starts = [word[0].x for word in line], [word[0].w for word in line], []
     for box, *_ in line:
@@ -123,9 +125,9 @@ def slide(line, before, rest):
         x[k] += (starts[k] - x[k]) * rest * (abs(starts[k] - x[k]) >= 0.5)
     if x == ends:
         return {}
-    right, left, places = math.inf, -math.inf, {}
+    left, places = -math.inf, {}
     for k in reversed(here):  # who goes to the left lets those on the right go first
-        right = x[k] = max(ends[k], min(x[k], right - widths[k]))
+        right = x[k] = min(x[k], max(ends[k], right - widths[k]))
     for k in here:  # who goes to the right is pushed by those on the left
         x[k] = max(x[k], left)
         left = x[k] + widths[k]
