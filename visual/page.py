@@ -311,7 +311,7 @@ def token_card(lanes, state, tokens, style):
     lines = [Line(first, theme.ink), *(Line(text, theme.faint) for text in told)]
 
     def way(what, how, *more):
-        lines.append(Line(f"{what:<19}{how}", *more))
+        lines.append(Line(f"{what:<22}{how}", *more))
 
     if free and selected:
         way("another digit" if record.grid else "other words", "type", theme.faint)
