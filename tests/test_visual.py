@@ -33,17 +33,7 @@ from mdlm.sudoku import TOKENIZER as BYTES
 from mdlm.sudoku import is_valid
 from saving import save_checkpoint
 from visual.colors import THEMES, mix, probability_color, readable_on, viridis
-from visual.controls import (
-    ACTIONS,
-    CHOICES,
-    END,
-    KEYS,
-    VIEWS,
-    State,
-    advance,
-    handle,
-    on_event,
-)
+from visual.controls import ACTIONS, CHOICES, END, KEYS, VIEWS, State, advance, handle, on_event
 from visual.drawing import Canvas, Fonts, font_paths
 from visual.field import Field
 from visual.files import pictures, save, show_inline
@@ -108,6 +98,10 @@ class Ruler:
 
 
 RULER = Ruler()
+
+
+def laid(lanes, state, size=(1000, 700)):
+    return lay_out(lanes, state, size, RULER)
 
 
 class MadeUp:
@@ -329,9 +323,9 @@ def test_nothing_overlaps_and_nothing_is_outside(tokens, width, height, data):
     state = State(view=data.draw(st.sampled_from(list(VIEWS))), controls=data.draw(st.booleans()))
     state = replace(state, at=data.draw(st.floats(0, END)), mouse=(width / 3, height / 3))
     state = replace(state, selected=data.draw(st.sets(st.integers(0, len(tokens) - 1))))
-    page = lay_out(lanes, state, size, RULER)
+    page = laid(lanes, state, size)
     check_layout(page, size)
-    again = lay_out(lanes, replace(state, view="text", theme="light"), size, RULER)
+    again = laid(lanes, replace(state, view="text", theme="light"), size)
     assert [a[1:5] for a in anchors(page)] == [a[1:5] for a in anchors(again)]  # in all views
     commands = {item.command.partition(" ")[0] for row in page.rows for item in row}
     assert state.controls or commands <= {"", "view", "timeline"}
@@ -341,7 +335,7 @@ def test_nothing_overlaps_and_nothing_is_outside(tokens, width, height, data):
 
 
 def places(record, at, size=(1000, 700)):
-    return {a.token: a[1:5] for a in anchors(lay_out([record], State(at=at), size, RULER))}
+    return {a.token: a[1:5] for a in anchors(laid([record], State(at=at), size))}
 
 
 def test_a_text_looks_the_same_while_it_is_sampled_and_afterwards():
@@ -387,7 +381,7 @@ def test_words_that_slide_never_cover_each_other(sizes, seed):
     size, shown = (600, 500), None
     run = made_up([" " + "x" * n for n in sizes], n_steps=12, seed=seed)
     for at in np.linspace(0, END, 20):
-        page = lay_out([run], State(at=at, controls=False), size, RULER)
+        page = laid([run], State(at=at, controls=False), size)
         shown, _ = glide(shown, page, 1 / 30)
         check_layout(shown, size)
         places = {box.token: box for box in anchors(page)}
@@ -446,7 +440,7 @@ def test_help_live_runs_prompts_and_messages_fit(size):
     fresh = begin(MODEL, TOKENIZER, ASKED, "t" * 200)
     for state in states:
         for shown in (RECORD, fresh, waiting(40)):
-            page = lay_out([shown], state, size, RULER)
+            page = laid([shown], state, size)
             check_layout(page, size)
             if state.prompt and len(state.prompt.text) > 9:  # the end of what is typed is seen
                 assert any(item.text.endswith("end") for item in page.items)
@@ -614,7 +608,7 @@ def test_a_field_edits_like_others():
 @pytest.mark.parametrize("size", [(1000, 700), (1500, 900)])
 def test_the_mouse_reaches_everything(size):
     s = State(settings=ASKED, at=END)
-    page = lay_out(LANES, s, size, RULER)
+    page = laid(LANES, s, size)
     items = {item.command: item for item in page.items if item.command}
     line = items.pop("timeline")
     wanted = {"play", "step 1", "step -1", "theme", "help", "run", "new", "prompt"}
@@ -633,7 +627,7 @@ def test_the_mouse_reaches_everything(size):
     for _ in range(12):  # a setting that changes moves nothing under the pointer
         for name in CHOICES:
             s2 = handle(s, f"more {name}", LANES)
-            moved = {i.command: i[1:5] for i in lay_out(LANES, s2, size, RULER).items if i.command}
+            moved = {i.command: i[1:5] for i in laid(LANES, s2, size).items if i.command}
             assert all(moved[c][:2] == items[c][1:3] for c in wanted if "prompt" not in c)
     full, known, done = (t for t in page.items if t.kind == "box" and t.h < 5 and line.y < t.y)
     assert done.x == full.x == line.x and done.w == full.w == line.w == known.w  # all is done
@@ -647,11 +641,11 @@ def test_the_mouse_reaches_everything(size):
 
 
 def card(state, lanes=LANES, size=(1000, 700)):
-    return [item.text for item in lay_out(lanes, state, size, RULER).overlay if item.text]
+    return [item.text for item in laid(lanes, state, size).overlay if item.text]
 
 
 def middle_of(token, state, size=(1000, 700)):
-    item = next(a for a in anchors(lay_out(LANES, state, size, RULER)) if a.token == token)
+    item = next(a for a in anchors(laid(LANES, state, size)) if a.token == token)
     return item.x + item.w / 2, item.y + item.h / 2
 
 
@@ -667,12 +661,12 @@ def test_pointing_at_things_shows_what_is_known_of_them():
     assert last == "click: change it"
     assert first == f"“{TOKENIZER.show(RECORD.rows[-1].text[i])}”"
     assert drawn == f"drawn at t 0.00 with {RECORD.rows[-1].probability[i]:.1%}"
-    page = lay_out(LANES, State(), (1000, 700), RULER)
+    page = laid(LANES, State())
     for item in page.items:
         if item.text in ("t ", "network calls ", "steps ", " ancestral    "):
             assert card(State(mouse=(item.x + 1, item.y + 1)))
         if item.command == "timeline":  # what follows the mouse can be seen below it
-            tip = lay_out(LANES, State(mouse=(item.x + 1, item.y + 1)), (1000, 700), RULER).overlay
+            tip = laid(LANES, State(mouse=(item.x + 1, item.y + 1))).overlay
             assert tip and all(part.y + part.h <= item.y for part in tip)
             dragging = State(mouse=(item.x + 1, item.y + 1), dragging=item)
             assert not card(dragging)  # nor is the text hidden
@@ -683,7 +677,7 @@ def test_pointing_at_things_shows_what_is_known_of_them():
 
 def test_nobody_is_told_to_change_what_a_gpt_wrote():
     lanes = [sampled(TWIN)]
-    place = anchors(lay_out(lanes, State(at=END), (1000, 700), RULER))[9]
+    place = anchors(laid(lanes, State(at=END)))[9]
     told = card(State(at=END, mouse=(place.x + 1, place.y + 1)), lanes)
     assert "drawn" in told[1] and "click" not in " ".join(told)
 
@@ -849,7 +843,7 @@ def test_a_real_text_is_masked_as_t_rises_and_written_again():
     assert f"the original: “{TOKENIZER.show(ids[i])}”" in told
     same = card(State(at=0.0, selected=frozenset([i])), [run])
     assert "original" not in " ".join(same) and f"“{TOKENIZER.show(ids[i])}”" in same
-    page = lay_out([run], State(settings=ASKED), (1000, 700), RULER)
+    page = laid([run], State(settings=ASKED))
     assert any(
         item.text.startswith("a text of the validation set") for row in page.rows for item in row
     )
@@ -884,7 +878,7 @@ def test_attention_is_that_of_the_network(monkeypatch):
 def test_tokens_are_chosen_by_click_and_drag(window):
     s = State(at=END)
     places = [middle_of(i, s) for i in (3, 6, 1)]
-    page = lay_out(LANES, s, (1000, 700), RULER)
+    page = laid(LANES, s)
     first = after(s, mouse(*places[0], pygame.MOUSEBUTTONDOWN), page=page)
     assert first.selected == {3} and not first.playing and card(first)  # the card stays
     more = after(first, mouse(*places[1]), page=page)
@@ -901,7 +895,7 @@ def test_tokens_are_chosen_by_click_and_drag(window):
 
 def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
     alone = State(at=END, selected=frozenset([9]))
-    page = lay_out(LANES, alone, (1000, 700), RULER)
+    page = laid(LANES, alone)
     areas = {item.command: item for item in page.overlay if item.kind == "area"}
     assert set(areas) == {"erase", "attend", *(f"put {t}" for t, *_ in rivals(RECORD, LAST, 9))}
     for command in set(areas) - {"attend"}:
@@ -910,7 +904,7 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
         assert clicked.request == command
         (lit,) = {
             item.command
-            for item in lay_out(LANES, replace(alone, mouse=place), (1000, 700), RULER).overlay
+            for item in laid(LANES, replace(alone, mouse=place)).overlay
             if item.color == DARK.line and item.kind == "box"
         }  # and that can be seen
         assert lit == command
@@ -923,7 +917,7 @@ def test_a_word_that_is_chosen_shows_what_can_be_done_with_it(window):
             RECORD.rows[RECORD.rows[-1].since[9] - 1].look.attention[0, 9].argsort()[-12:],
         ),
     ):
-        page = lay_out(LANES, state, (1000, 700), RULER)
+        page = laid(LANES, state)
         boxes = {item.token: item for item in anchors(page)}
         middles = {(b.x + b.w / 2, b.y + b.h / 2) for i, b in boxes.items() if i in ends}
         lines = [item for item in page.items if item.kind == "line"]
@@ -938,7 +932,7 @@ def test_what_is_typed_replaces_the_words_chosen(window):
     s = State(at=END, selected=frozenset([i]))
     (the,), many = TOKENIZER.encode(" the"), len(TOKENIZER.encode(" earthy"))
     typed = after(s, *map(press, "the"))
-    texts = [item.text for item in lay_out(LANES, typed, (1000, 700), RULER).items]
+    texts = [item.text for item in laid(LANES, typed).items]
     assert "instead " in texts
     assert after(typed, press("Escape")) == s
     done = after(typed, press("Return"))
@@ -1001,7 +995,7 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch, model):
     seeds = [lane.settings.seed for lane in worker.lanes]
     assert seeds[0] < seeds[1] and worker.kept
     ask("run", settings=replace(state.settings, steps=4))
-    shown = {item.text for item in lay_out(worker.lanes, state, (1000, 700), RULER).items}
+    shown = {item.text for item in laid(worker.lanes, state).items}
     assert f"steps 24, seed {seeds[0]}" in shown
     ask("compare")
     assert len(worker.lanes) == 1 and worker.kept is None
@@ -1041,7 +1035,7 @@ def test_a_grid_shows_how_probable_each_digit_is(grid):
     assert is_valid(torch.from_numpy(grid.rows[-1].text)[None])
     assert [solutions(grid, n) for n in (0, -1)] == [SOLUTIONS, 1]
     chosen = State(at=0.0, selected=frozenset([1]), playing=False)
-    page = lay_out([grid], chosen, (1000, 700), RULER)
+    page = laid([grid], chosen)
     shown = [[item for item in word if item.text] for word in page.words]
     assert [word[0].text for word in shown[:6:2]] == ["1", "3", "5"]
     assert [len(word) for word in shown[:6:2]] == [2, 2, 2]  # bold: they are given
@@ -1049,7 +1043,7 @@ def test_a_grid_shows_how_probable_each_digit_is(grid):
     chances = grid.rows[0].look.chances(0, 6)
     assert chances[1::2] == pytest.approx([1 / 3] * 3) and sum(chances) == pytest.approx(1)
     n = next(n for n in range(len(grid.rows)) if 0.1 < max(grid.rows[n].look.chances(0, 6)) < 0.9)
-    marks = lay_out([grid], State(at=grid.rows[n].time), (1000, 700), RULER).words[1]
+    marks = laid([grid], State(at=grid.rows[n].time)).words[1]
     marks = [item for item in marks if item.text]
     chances = [grid.rows[n].look.chances(0, 6)[int(item.text) - 1] for item in marks]
     by_chance = [item.h for _, item in sorted(zip(chances, marks, strict=True))]
@@ -1073,7 +1067,7 @@ def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
     for state in (s, State()):  # no prompt begins with what no cell can hold
         refused = on_event(press("7"), state, NOTHING, [grid])
         assert refused == replace(state, message="a cell takes a digit from 1 to 6")
-    page = lay_out([grid], State(prompt=Field("12")), (1000, 700), RULER)
+    page = laid([grid], State(prompt=Field("12")))
     cell = anchors(page)[7]
     down = mouse(cell.x + 9, cell.y + 9, pygame.MOUSEBUTTONDOWN)
     clicked = on_event(down, State(prompt=Field("12")), page, [grid])
@@ -1084,12 +1078,12 @@ def test_givens_are_typed_and_a_contradiction_is_said(grid, window):
             s = on_event(press(key), s, NOTHING, [grid])
         assert s.selected == {to}
     for size in ((1000, 700), (640, 480)):
-        page = lay_out([grid], replace(s, at=END), size, RULER)
+        page = laid([grid], replace(s, at=END), size)
         right = max(cell.x + cell.w for cell in anchors(page))
         assert all(item.x > right for item in page.overlay)  # the grid can be seen
     assert "attention" not in " ".join(card(s, [grid])) != ""
     wrong = begin(perfect(), BYTES, replace(grid.settings, prompt="11"))
-    page = lay_out([wrong], State(touring=True), (1000, 700), RULER)
+    page = laid([wrong], State(touring=True))
     assert CONTRADICTION in {item.text for row in page.rows for item in row}
     red = [cell.token for cell in anchors(page) if cell.color == DARK.wrong]
     assert red == [0, 1]
@@ -1233,7 +1227,7 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     arguments = sample_visual.parse_arguments(["--race", blocks, path, *asked])
     worker = Worker(lambda settings: sample_visual.load(arguments, settings), ASKED)
     worker.open()
-    page = lay_out(worker.begin(ASKED), State(), (1000, 700), RULER)
+    page = laid(worker.begin(ASKED), State())
     shown = [item.text for row in page.rows for item in row]
     assert shown[0] == "your newest model, tiny, against tiny-blocks, against tiny-twin"
     assert [text for text in shown if text.endswith("0.0M")] == [
