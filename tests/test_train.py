@@ -13,6 +13,7 @@ from compressors import bits_per_byte
 from conftest import OPTIONS, TINY, tiny
 from corpus import load_text, split_text
 from files import UserError
+from mdlm.blocks import BlockDenoiser
 from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate, train
 from saving import load_checkpoint, save_checkpoint
@@ -62,7 +63,8 @@ def test_a_preset_trains_at_reduced_size_and_exports(preset, text_file, tmp_path
     path = tmp_path / f"{preset}.safetensors"
     options += ["--no-compile", f"--data={text_file}", f"--folder={tmp_path}", f"--export={path}"]
     assert command_line.main([*options, f"--preset={preset}"]) == 0
-    model, _, metadata = load_checkpoint(path, DiffusionTransformer)
+    network = BlockDenoiser if preset == "included-blocks" else DiffusionTransformer
+    model, _, metadata = load_checkpoint(path, network)
     assert model.config == settings(preset, **small, corpus=str(text_file))
     last = metadata["history"][-1]
     assert metadata["steps"] == last["step"] == 5 and metadata["bpb"] != last["bpb"]
