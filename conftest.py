@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import signal
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # such small networks only wait for more threads
 
@@ -46,6 +49,10 @@ pytest_collect_file = Sybil(  # the blocks run in order, in one namespace
     patterns=["learning_guide.md", "questions.md"],
 ).pytest()
 
+ROOT = Path(__file__).parent
+# where processes can be forked, PyTorch is imported once for all of them
+FORK = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+FORK.set_forkserver_preload(["torch._dynamo", "mdlm.blocks", "conftest"])
 TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
 CUT = 33_000  # where its validation part begins
 TINY = dict(

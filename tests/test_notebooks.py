@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from conftest import ROOT
 from corpus import load_text
 from identity import NOTEBOOKS, code_digest
 from mdlm.training import train
@@ -16,7 +17,6 @@ from run import WIDGET
 from saving import read_metadata
 from tests.test_edits import EDITS, copy_project
 
-ROOT = Path(__file__).parent.parent
 SMALLER = {  # what a reader writes, and instead of what, in the cells that are there to change
     'corpus_name = "kjv"': 'corpus_name = "part.txt"',
     "usual_vocab_size(text)": "512",

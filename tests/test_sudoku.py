@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT
 from mdlm.diffusion import spread_mask_counts
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample, sample_confident, sample_first_hitting
@@ -28,7 +29,6 @@ from mdlm.sudoku import (
 )
 from saving import load_checkpoint
 from settings import settings
-from tests.test_identity import ROOT
 
 MASK = TOKENIZER.mask_id
 
