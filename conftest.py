@@ -53,6 +53,15 @@ ROOT = Path(__file__).parent
 # where processes can be forked, PyTorch is imported once for all of them
 FORK = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 FORK.set_forkserver_preload(["torch._dynamo", "mdlm.blocks", "conftest"])
+LONG = ("test_notebooks", "test_window", "test_page", "learning_guide", "test_processes")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that two processes which share the files end at about the same time."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
 TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
 CUT = 33_000  # where its validation part begins
 TINY = dict(

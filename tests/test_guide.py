@@ -261,6 +261,6 @@ def test_section_8_the_formula_for_float32_is_the_sum_over_all_of_its_numbers():
     r = torch.rand(1_000_000, generator=torch.Generator().manual_seed(0))
     assert (r * 2**24 % 1 == 0).all() and r.max() < 1  # float32: multiples of 2^-24
     E = -(torch.arange(2**24) / 2**24).log()  # in float32, for every U there is
-    for p_i in (0.1, 1e-3, 1e-4, 1e-5):
+    for p_i in (0.1, 1e-4):
         wins = torch.exp(-E.double() * (1000 / p_i - 1)).mean()
         assert math.isclose(wins, 2**-24 / math.expm1(2**-24 * (1000 / p_i - 1)), rel_tol=2e-4)

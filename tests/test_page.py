@@ -231,27 +231,22 @@ def test_the_kernel_is_what_its_source_says():
     assert wasmtime.wat2wasm(source) == (ROOT / "page" / "kernel.wasm").read_bytes()
 
 
-def flip(data):
-    data[-100] ^= 1
-
-
-DAMAGES = {  # what happens to the network before it is saved, and to the file's bytes
-    "flipped": (str, flip),
-    "short": (str, lambda data: data.__delitem__(slice(-100, None))),
-    "header": (str, lambda data: data.__setitem__(5, 9)),
-    "empty": (str, bytearray.clear),
-    "the same weights, used otherwise": (
-        lambda model: setattr(model.blocks[0].norm1, "forward", lambda x: x),
-        str,
-    ),
+DAMAGES = {
+    "flipped": lambda whole: whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
+    "short": lambda whole: whole[:-100],
+    "header": lambda whole: whole[:5] + b"\t" + whole[6:],
+    "empty": lambda whole: b"",
+    "another network": bytes,  # of the same shapes
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_no_checkpoint_is_refused_in_one_sentence(lab, tmp_path, damage):
-    edit, damage = DAMAGES[damage]
-    data = bytearray(save_tiny(tmp_path, edit)[1].read_bytes())
-    damage(data)
+    def edit(model):
+        if damage == "another network":
+            model.blocks[0].norm1.forward = lambda x: x
+
+    data = DAMAGES[damage](save_tiny(tmp_path, edit)[1].read_bytes())
     with pytest.raises(Error, match=r"damaged|another network"):
         run(lab, LOAD.format("lab.wasm", "null"), data=base64.b64encode(data).decode())
 
@@ -510,14 +505,6 @@ def test_words_fall_as_their_moments_pass(page):
     says(page, "Written again")
     assert masks.count() == 0
     page.click("#other-moments")
-
-
-@pytest.mark.slow  # 117 network calls and their bounds
-def test_words_that_do_not_know_of_each_other_surprise(page):
-    """The same seed with 1 call, and with 96: the model's own bound on the result."""
-    click(page, "#many .main", "1 call:")
-    figures = re.findall(r"surprise: ([\d.]+) ± [\d.]+ bits", page.text_content("#live"))
-    assert len(figures) == 4 and float(figures[0]) > 1.2 * float(figures[3])
 
 
 def test_how_surprised_it_is(page):

@@ -124,7 +124,7 @@ def test_a_last_evaluation_that_was_broken_off_is_made_up_for(corpus, tmp_path, 
 def test_a_damaged_or_unreadable_state_gets_one_line(corpus, tmp_path):
     run = train(tiny(), corpus, tmp_path)
     whole, chance = run.resume_path.read_bytes(), random.Random(0)
-    for i in range(20):
+    for i in range(8):
         at = chance.randrange(len(whole))
         run.resume_path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) * (i % 2) + whole[at + 1 :])
         with pytest.raises(UserError, match=r"resume\.pt: damaged \([^\n]*--restart\)$"):
