@@ -225,6 +225,6 @@ def test_the_included_model_is_as_good_as_its_card_says(classes):
     last = metadata["history"][-1]
     error = math.hypot(excess.std().item() / math.sqrt(n), last["nats_error"])
     assert abs(math.log(28_200_960) + excess.mean().item() - last["nats"]) < 4 * error < 1
-    puzzles = torch.stack([make_puzzle(exact, grid, 14, generator) for grid in x[:50]])
-    solved = sample_confident(model, puzzles, 36, generator, "margin").tokens == x[:50]
-    assert solved.all(dim=1).double().mean() > 0.9
+    puzzles = torch.stack([make_puzzle(exact, grid, 14, generator) for grid in x[:20]])
+    solved = sample_confident(model, puzzles, 36, generator, "margin").tokens == x[:20]
+    assert solved.all(dim=1).sum() >= 18
