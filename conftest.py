@@ -72,6 +72,11 @@ OPTIONS = ["--preset=medium", "--no-compile"]  # the same for train.py
 OPTIONS += [f"--{n.replace('_', '-')}={value}" for n, value in TINY.items() if n != "compile"]
 
 
+def noise(seed=0):
+    """A generator of random numbers, the same ones for the same seed."""
+    return torch.Generator().manual_seed(seed)
+
+
 def tiny(**changes):
     """Settings of a run that takes less than a second."""
     return settings("medium", **{**TINY, **changes})

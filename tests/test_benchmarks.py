@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, noise
 from files import UserError
 from mdlm.diffusion import spread_mask_counts
 from toy import TEXTS, ExactDenoiser, some_language
@@ -61,15 +61,14 @@ def test_the_page_on_quality_shows_the_stored_results(start):
 def test_masks_behind_a_text_are_not_counted(start):
     """A network that ignores them pays the same with and without, and each token once."""
     joint, n = some_language(), 20_000
-    noise, x = torch.Generator().manual_seed(0), torch.tensor(TEXTS[5]).expand(n, 3)
-    k = spread_mask_counts(n, 3, noise)
+    x, k = torch.tensor(TEXTS[5]).expand(n, 3), spread_mask_counts(n, 3, noise(0))
     padded_nats = start("lengths", run_name="").padded_nats
 
     class Short(ExactDenoiser):
         def features(self, z, t=None):
             return torch.nn.functional.pad(super().features(z[:, :3], t), (0, 0, 0, z.shape[1] - 3))
 
-    nats = [padded_nats(Short(joint), x, k, torch.Generator().manual_seed(1), p) for p in (0, 2)]
+    nats = [padded_nats(Short(joint), x, k, noise(1), p) for p in (0, 2)]
     torch.testing.assert_close(*nats)
     exact, error = -joint[5].log().item(), nats[0].std().item() / n**0.5
     assert nats[0].mean().item() == pytest.approx(exact, abs=4 * error + 1e-5)

@@ -19,7 +19,7 @@ from playwright.sync_api import Error, expect
 import mdlm.sampling
 import publish
 from bpe_tokenizer import BPETokenizer
-from conftest import ROOT, make_model
+from conftest import ROOT, make_model, noise
 from corpus import load_text, split_text
 from mdlm.diffusion import nelbo, spread_mask_counts
 from mdlm.model import DiffusionTransformer
@@ -144,10 +144,10 @@ def assert_logits_agree(found, model, z, t=0.0, most=1e-4):
     assert (found.view(len(z), -1) - expected).abs().max() < most
 
 
-def some_masked_text(model, length, share=0.5, seed=1):
-    noise = torch.Generator().manual_seed(seed)
-    z = torch.randint(model.mask_id, (length,), generator=noise)
-    z[torch.rand(length, generator=noise) < share] = model.mask_id
+def some_masked_text(model, length):
+    generator = noise(1)
+    z = torch.randint(model.mask_id, (length,), generator=generator)
+    z[torch.rand(length, generator=generator) < 0.5] = model.mask_id
     return z
 
 
@@ -283,10 +283,6 @@ def test_the_tokenizer_is_pythons(lab, included):
 
 
 # -- sampling
-
-
-def noise(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_random_numbers_are_pytorchs(lab):

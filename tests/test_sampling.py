@@ -15,7 +15,7 @@ import mdlm.sampling
 import mdlm.twin
 import toy
 from bpe_tokenizer import BPETokenizer
-from conftest import ROOT, make_model
+from conftest import ROOT, make_model, noise
 from files import UserError
 from mdlm.diffusion import SCHEDULES, next_token_nats
 from mdlm.sampling import adjust, draw, noise_grid, sample, sample_confident, sample_first_hitting
@@ -30,10 +30,6 @@ JOINT = dict(zip(TEXTS, toy.some_language().tolist(), strict=True))
 PERFECT, INCONSISTENT = toy.ExactDenoiser(toy.some_language()), toy.inconsistent_denoiser()
 NOTHING, PROMPT = (MASK,) * L, (MASK, 2, MASK)
 N = 20_000  # texts drawn for each comparison
-
-
-def noise(seed=11):
-    return torch.Generator().manual_seed(seed)
 
 
 def misfit(sampler, expected, model=PERFECT, start=NOTHING):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, noise
 from mdlm.diffusion import spread_mask_counts
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample, sample_confident, sample_first_hitting
@@ -41,10 +41,6 @@ def small():
 @pytest.fixture(scope="module")
 def classes():
     return first_row_grids(6)
-
-
-def noise(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def chi_square(x, n_kinds):
