@@ -47,7 +47,10 @@ def parse_arguments(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", nargs="?", help="a trained model (default: the newest)")
-    parser.add_argument("--block", action="store_true", help="the newest that writes in blocks")
+    parser.add_argument(
+        "--block", type=int, nargs="?", const=0, metavar="N", help="the newest that writes in "
+        "blocks; of N tokens, if you say so",
+    )  # fmt: skip
     parser.add_argument("--folder", default=HERE / "checkpoints", help="where to look for it")
     run = parser.add_argument_group("the run")
     run.add_argument("--prompt", help="how the text begins; each _ in it is one mask")
@@ -152,8 +155,15 @@ def load(arguments, settings):
 
         model, title = perfect(), "Sudoku: the network that knows all grids"
     else:
-        path = arguments.checkpoint or newest_checkpoint(folder, blocks=arguments.block)
+        wanted = arguments.block  # None: not in blocks, 0: blocks of any size
+        path = arguments.checkpoint or newest_checkpoint(folder, blocks=wanted is not None)
         model, tokenizer = read(path)
+        if wanted is not None and model.config.block != (wanted or model.config.block or None):
+            its = f"for blocks of {model.config.block}" if model.config.block else "without blocks"
+            raise UserError(
+                f"{path}: trained {its}: name another checkpoint, or train one with train.py "
+                f"--block {wanted or 16}"
+            )
         which = "the included model, " if Path(path).stem in INCLUDED else "your newest model, "
         which *= not arguments.checkpoint
         parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"

@@ -56,6 +56,7 @@ class Config:
 
 
 SMALL = dict(vocab_size=8192, n_layers=4, d_model=128, n_heads=2, batch_size=16, adamw_lr=6e-3)
+LARGE = SMALL | dict(context=256, d_model=256, n_heads=4, dropout=0.1)
 PRESETS = {
     "quick": SMALL | dict(steps=400, eval_every=50),  # a first look: two minutes on an older CPU
     "small": SMALL,  # 1.9 million parameters: the default on every CPU
@@ -72,12 +73,14 @@ PRESETS = {
         dropout=0.1,
         ema=0.999,
     ),
-    "included": SMALL  # the model in checkpoints/
-    | dict(context=256, d_model=256, n_heads=4, dropout=0.1)
-    | dict(steps=3200, eval_every=400, save_every=100),
-    "included-twin": SMALL  # its twin is done sooner, and memorises the book if it may
-    | dict(context=256, d_model=256, n_heads=4, dropout=0.1, causal=True, short_windows=0.0)
-    | dict(steps=1000, muon_lr=0.01, eval_every=200, save_every=100),  # a rate found for it
+    # the models in checkpoints/, each made in about an hour
+    "included": LARGE | dict(steps=3200, eval_every=400, save_every=100),
+    "included-twin": LARGE  # is done sooner, and memorises the book if it may
+    | dict(causal=True, short_windows=0.0, muon_lr=0.01)  # a rate found for it
+    | dict(steps=1000, eval_every=200, save_every=100),
+    "included-blocks": LARGE  # in blocks of four tokens
+    | dict(block=4, short_windows=0.0, muon_lr=0.005)
+    | dict(steps=1800, eval_every=300, save_every=100),
 }
 CHOICES = {
     "optimizer": ("muon", "adamw"),

@@ -86,6 +86,15 @@ def enough_tokens(config):
     return n_tokens
 
 
+def parts(config):
+    """What `train` needs to know of the network: {} for what it takes by itself."""
+    from mdlm.blocks import BlockDenoiser, block_nelbo, block_training_loss
+
+    if not config.block:
+        return {}
+    return dict(network=BlockDenoiser, loss=block_training_loss, bound=block_nelbo)
+
+
 def export(run, path):
     """Write a finished run's model in bfloat16, with the bound of what is stored.
 
@@ -94,16 +103,14 @@ def export(run, path):
     import torch
 
     from compressors import bits_per_byte
-    from mdlm.blocks import block_nelbo
     from mdlm.training import evaluate
     from saving import save_checkpoint
 
     for p in run.model.parameters():
         p.data = p.data.bfloat16().float()
     tokens, passes = run.corpus.val, 1 if run.config.causal else 8
-    nats = evaluate(
-        run.model, tokens, passes=passes, bound=block_nelbo if run.config.block else None
-    )
+    bound = parts(run.config).get("bound")
+    nats = evaluate(run.model, tokens, passes=passes, bound=bound)
     bpb, error = (bits_per_byte(n, len(tokens), run.corpus.val_bytes) for n in nats)
     metadata = run.metadata() | dict(bpb=bpb, error=error)
     save_checkpoint(path, run.model, run.corpus.tokenizer, metadata, torch.bfloat16)
@@ -160,15 +167,14 @@ def train_from(config, arguments, rank):
     import torch
 
     from corpus import prepare_corpus, windows
-    from mdlm.blocks import BlockDenoiser, block_nelbo, block_training_loss, sample_blocks
+    from mdlm.blocks import sample_blocks
     from mdlm.diffusion import forward_process
     from mdlm.training import train, write_one_by_one
     from running import make_watch
 
     corpus, config = prepare_corpus(config)
-    watch, network, write = None, {}, write_one_by_one
+    watch, write = None, write_one_by_one
     if config.block:
-        network = dict(network=BlockDenoiser, loss=block_training_loss, bound=block_nelbo)
 
         def write(model, z, noise):
             return sample_blocks(model, z, generator=noise).tokens
@@ -185,6 +191,7 @@ def train_from(config, arguments, rank):
                 z[:, :last] = x[:, :last]
             watch = make_watch(corpus.tokenizer, z, write)
     resume = not arguments.restart
+    network = parts(config)
     return train(config, corpus, arguments.folder, resume=resume, watch=watch, **network)
 
 

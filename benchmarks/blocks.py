@@ -37,6 +37,7 @@ from mdlm.training import EMA, evaluate, make_optimizers, training_step
 from mdlm.twin import sample_twin
 from saving import load_checkpoint, read_metadata, save_checkpoint
 from settings import settings
+from train import parts
 
 FOLDER = ROOT / "runs" / "blocks"
 JUDGE = ROOT / "checkpoints" / "kjv-twin.safetensors"
@@ -67,10 +68,6 @@ RUNS = {  # name: (cost of a step, in steps of plain diffusion; changed settings
 }
 
 
-def network_of(config):
-    return BlockDenoiser if config.block else DiffusionTransformer
-
-
 def trainer(name, **changes):
     """(model, corpus, config, step, ema): step(number, config) does one step of training."""
     _, setting, loss = RUNS[name]
@@ -79,7 +76,8 @@ def trainer(name, **changes):
         (random_corpus(config), config) if changes.get("corpus") == "" else prepare_corpus(config)
     )
     torch.manual_seed(config.seed)
-    model, hardware = network_of(config)(config), Hardware(torch.device("cpu"))
+    network = parts(config).get("network", DiffusionTransformer)
+    model, hardware = network(config), Hardware(torch.device("cpu"))
     optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
     if config.compile:
         compile_blocks(model.blocks, hardware.device)
@@ -155,10 +153,11 @@ def write(model, n, length):
 def measure(name, seed, judge, smoke):
     """All figures of one checkpoint, a dict."""
     path = path_of(name, seed)
-    model, tokenizer, metadata = load_checkpoint(path, network_of(read_metadata(path)[0]), "cpu")
+    its = parts(read_metadata(path)[0])
+    network, bound = its.get("network", DiffusionTransformer), its.get("bound")
+    model, tokenizer, metadata = load_checkpoint(path, network, "cpu")
     corpus, config = prepare_corpus(model.config)
     row = dict(name=name, seed=seed, steps=metadata["steps"], seconds=metadata["seconds"])
-    bound = block_nelbo if config.block else None
     test = open_test(config, tokenizer)
     for part, tokens, n_bytes in (("validation", corpus.val, corpus.val_bytes), ("test", *test)):
         tokens = tokens[: 4 * config.context] if smoke else tokens

@@ -1,6 +1,6 @@
 """The published figures: this opens the sealed test text. Choose settings before, not by it.
 
-    python benchmarks/results.py                                   the included pair
+    python benchmarks/results.py                                   the included models
     python benchmarks/results.py checkpoints/*.safetensors         these runs
     python benchmarks/results.py --orders 8                        and how loose the bound is
 
@@ -33,9 +33,10 @@ from corpus import covering_windows, is_prepared, open_test, text_parts
 from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate
 from mdlm.twin import nats_along
-from saving import load_checkpoint
+from saving import INCLUDED, load_checkpoint, read_metadata
+from train import parts
 
-PAIR = [ROOT / "checkpoints" / f"{name}.safetensors" for name in ("kjv", "kjv-twin")]
+OURS = [ROOT / "checkpoints" / f"{name}.safetensors" for name in INCLUDED]
 
 
 def ppmd(data):
@@ -75,11 +76,13 @@ def compress(train_text, test_text, n_windows):
 
 def measure(path, smoke):
     """What one checkpoint says of the test text, and what is known of its run: a dict."""
-    model, tokenizer, metadata = load_checkpoint(path, DiffusionTransformer)
+    its = parts(read_metadata(path)[0])
+    model, tokenizer, metadata = load_checkpoint(path, its.get("network", DiffusionTransformer))
     tokens, n_bytes = open_test(model.config, tokenizer)
     if smoke:
         tokens, n_bytes = tokens[:300], 1200
-    nats = evaluate(model, tokens, passes=1 if model.config.causal or smoke else 8)
+    passes = 1 if model.config.causal or smoke else 8
+    nats = evaluate(model, tokens, passes=passes, bound=its.get("bound"))
     bpb, error = (bits_per_byte(n, len(tokens), n_bytes) for n in nats)
     run = asdict(model.config) | {"code": metadata["code"]}
     seed = run.pop("seed")
@@ -112,7 +115,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--orders", type=int, default=0, metavar="K", help="(8: an hour on a core)")
     parser.add_argument("--windows", type=int, default=48, help="for --orders (default: 48)")
-    parser.add_argument("checkpoints", nargs="*", default=PAIR, help="(default: the included pair)")
+    parser.add_argument("checkpoints", nargs="*", default=OURS, help="(default: the included)")
     arguments = parser.parse_args()
     arguments.checkpoints = [ROOT / path for path in arguments.checkpoints]
     rows = [measure(path, arguments.smoke) for path in arguments.checkpoints]
@@ -141,7 +144,7 @@ def main():
             f"{bound}{statistics.mean(tests):.3f} ± {error:.3f}",
             seeds,
         )
-    diffusion = [row["name"] for row in rows if not row["run"]["causal"]]
+    diffusion = [r["name"] for r in rows if not r["run"]["causal"] and not r["run"]["block"]]
     for path in (p for p in arguments.checkpoints if arguments.orders and p.stem in diffusion):
         gain, error = looseness(path, arguments.orders, arguments.windows)
         name = f"{path.stem}, mean over {arguments.orders} orders"

@@ -2,12 +2,12 @@
 
 # %% auto #0
 __all__ = ['block_of', 'angles', 'Layer', 'Reader', 'BlockDenoiser', 'layer_error', 'block_sizes', 'spread_over_blocks',
-           'block_nats', 'block_nelbo', 'block_training_loss', 'surest', 'fill_block', 'After', 'written_end',
-           'sample_blocks']
+           'block_nats', 'block_nelbo', 'block_training_loss', 'After', 'written_end', 'sample_blocks']
 
 # %% ../blocks.ipynb #54638f69
 # Blocks from left to right, masked diffusion inside each: one dial from GPT to diffusion.
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import nn
 from files import UserError
 from .diffusion import mask_counts
 from .model import Block, DiffusionTransformer
-from .sampling import Trajectory, certainty, draw, noise_grid, predict
+from .sampling import Trajectory, sample_first_hitting
 
 
 def block_of(length, model):
@@ -176,43 +176,14 @@ def block_training_loss(model, x, t, generator=None):
     return (weight.to(x.device) * block_nats(model, x, k, generator)).sum(dim=1)
 
 # %% ../blocks.ipynb #44e2d547
-def surest(score, quota):
-    """Which of each row's scores (B, L) are the `quota` (B,) highest. (B, L) bool"""
-    return score.argsort(dim=1, descending=True).argsort(dim=1) < quota[:, None]
-
-
-@torch.no_grad()
-def fill_block(model, z, steps, generator=None, rule=None, **options):
-    """Fill the masks of a block z (B, S) in place, in `steps` calls of model.features.
-
-    rule: None, in random order; or the surest first, see `certainty`. options: see `adjust`.
-    Returns the step of each token, and its probability, (B, S) each.
-    """
-    order = torch.rand(z.shape, generator=generator, dtype=torch.float64)
-    when, probability = torch.zeros(z.shape, dtype=torch.long), torch.ones_like(order)
-    masked = (z == model.mask_id).cpu()  # (B, S)
-    n_masked = masked.sum(dim=1)  # (B,)
-    for i in range(1, steps + 1):
-        quota = masked.sum(dim=1) - n_masked * (steps - i) // steps  # (B,) how many to unmask
-        if quota.max() > 0:
-            due = masked if rule else surest(order.masked_fill(~masked, -1), quota)
-            p = predict(model, z, due, 1 - masked.float().mean(dim=1), **options)  # (N, V - 1)
-            token = draw(p, torch.rand(len(p), generator=generator, dtype=torch.float64))  # (N,)
-            score = torch.full(z.shape, -torch.inf, dtype=torch.float64)
-            score[due] = certainty(p, token, rule).cpu() if rule else 0.0
-            keep = due & surest(score, quota)
-            z[keep] = token.to(z.device)[keep[due]]
-            probability[keep] = p.gather(1, token[:, None])[:, 0].cpu()[keep[due]]
-            when[keep], masked = i, masked & ~keep
-    return when, probability
-
-
 class After:
-    """The denoiser of the block at `start`, as samplers know one: what is before it is read."""
+    """The denoiser of the block at `start`, when what is before it has been read."""
 
     def __init__(self, model, past, start):
         self.model, self.past, self.start = model, past, start
-        self.mask_id, self.head = model.mask_id, model.head
+
+    def __getattr__(self, name):  # its parameters, its mask, ...: the network's own
+        return getattr(self.model, name)
 
     def features(self, z, t=None):
         """z: (B, S) tokens of the block, masks among them. Returns (B, S, C)."""
@@ -233,28 +204,41 @@ def written_end(z, when, end):
 
 
 @torch.no_grad()
-def sample_blocks(model, z, steps=None, generator=None, end=(), **options):
+def sample_blocks(
+    model,
+    z,
+    steps=None,
+    generator=None,
+    end=(),
+    sampler=sample_first_hitting,
+    watch=None,
+    **options,
+):
     """Fill the masks of texts z (B, L), of any length, block after block. Returns a `Trajectory`.
 
-    steps: network calls for each block (None: one for each of its tokens). end: token ids; a text
-    stops where it has written them, and has only masks behind. options: see `fill_block`.
+    steps: of the sampler, for each block (None: as many as it has tokens). end: token ids; a text
+    stops where it has written them, and has only masks behind. options: of the sampler.
+    watch: as in `predict`, with the whole text (B, L) and the block's start.
     """
-    (B, L), S = z.shape, model.config.block
+    L, S = z.shape[1], model.config.block
     steps = S if steps is None else steps
-    noise_grid(steps)  # raises UserError if steps is not possible
     z, past = z.to(next(model.parameters()).device, copy=True), None
     when, probability = torch.zeros(z.shape, dtype=torch.long), torch.ones(z.shape).double()
+    calls = []
     for start in range(0, L, S):
-        part, after = slice(start, start + S), After(model, past, start)
-        its, probability[:, part] = fill_block(after, z[:, part], steps, generator, **options)
-        when[:, part] = torch.where(its > 0, start // S * steps + its, 0)
+        part = slice(start, start + S)
+        if watch:
+            options["watch"] = partial(watch, text=z, start=start)
+        made = sampler(After(model, past, start), z[:, part], steps, generator, **options)
+        z[:, part], probability[:, part] = made.tokens, made.probability
+        when[:, part] = torch.where(made.step > 0, start // S * steps + made.step, 0)
+        calls.append(made.calls)
         stop = written_end(z, when, end)  # (B,)
         if stop.max() <= start + S:  # no text goes on
             break
         past = model.read(z[:, part], past, start)
     behind = torch.arange(L) >= stop[:, None]  # (B, L)
     z[behind], when[behind], probability[behind] = model.mask_id, 0, 1.0
-    n, longest = (start // S + 1) * steps, slice(0, int(stop.max()))
-    calls = torch.zeros(B, n + 1, dtype=torch.bool).scatter(1, when, True)[:, 1:]
+    longest, calls = slice(0, int(stop.max())), torch.cat(calls, dim=1)
     parts = (part[:, longest] for part in (z.cpu(), when, probability))
-    return Trajectory(*parts, n, model.mask_id, calls)
+    return Trajectory(*parts, calls.shape[1], model.mask_id, calls)

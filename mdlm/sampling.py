@@ -92,12 +92,12 @@ class Trajectory:
     probability: torch.Tensor  # (B, L) that each token had when it was drawn (given tokens: 1)
     n_steps: int
     mask_id: int
-    calls: torch.Tensor  # (B, n_steps) bool: whether the network ran for that text in that step
+    calls: torch.Tensor  # (B, n_steps) bool: whether that text needed the network in that step
     states: torch.Tensor | None = None  # (n_steps + 1, B, L), if the sampler remasked tokens
 
     @property
     def network_calls(self):
-        """How often the network ran for a text, the mean over the batch."""
+        """How many network calls a text needed, the mean over the batch."""
         return self.calls.sum(dim=1).double().mean().item()
 
     def state(self, step):
@@ -160,11 +160,8 @@ def run_plan(model, z, when, alpha_t, u, n_steps, **options):
     rank, probability = dense_rank(when), torch.ones_like(u)
     for i in range(1, int(rank.max()) + 1):
         due = rank == i  # (B, L)
-        rows = due.any(dim=1)  # (B,) the texts that are not finished
-        texts, where = z[rows], due[rows]
-        now = alpha_t[rows].where(where, 1.0).amin(dim=1)  # each text at its own time
-        probability[due] = fill(model, texts, where, now, u[rows], **options)
-        z[rows] = texts
+        now = alpha_t.where(due, 1.0).amin(dim=1)  # (B,) each text at its own time
+        probability[due] = fill(model, z, due, now, u, **options)
     calls = torch.zeros(len(z), n_steps + 1, dtype=torch.bool).scatter(1, when, True)[:, 1:]
     return Trajectory(z.cpu(), when, probability, n_steps, model.mask_id, calls)
 

@@ -23,6 +23,7 @@ from mdlm.blocks import (
 )
 from mdlm.diffusion import low_discrepancy_t, nelbo, spread_mask_counts
 from mdlm.model import DiffusionTransformer
+from mdlm.sampling import sample, sample_confident, sample_first_hitting, sample_remask
 from saving import load_checkpoint, newest_checkpoint, run_name, save_checkpoint
 from settings import settings
 from tests.test_sampling import NOTHING, PROMPT, exact_confident, exact_hitting, misfit
@@ -197,7 +198,7 @@ def test_a_step_may_fill_several_tokens_and_given_ones_stay():
     model, z = make(4), some_text()
     z[:, 3:14] = model.mask_id
     z[1, 5:8] = 7
-    for options in ({}, dict(steps=2), dict(steps=2, rule="confidence"), dict(steps=9)):
+    for options in ({}, dict(steps=2), dict(steps=2, sampler=sample_confident), dict(steps=9)):
         result, kept = sample_blocks(model, z, generator=noise(), **options), z != model.mask_id
         assert torch.equal(result.tokens[kept], z[kept]) and (result.step[kept] == 0).all()
         assert (result.tokens != model.mask_id).all() and (result.probability > 0).all()
@@ -228,14 +229,34 @@ def test_each_token_has_the_probability_that_the_whole_pass_gives_it(block, in_f
         torch.testing.assert_close(result.probability[now], p[now], rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("rule", [None, "confidence", "margin"])
+@pytest.mark.parametrize(
+    ("sampler", "exact"),
+    [
+        (sample_first_hitting, exact_hitting),
+        (partial(sample_confident, rule="confidence"), partial(exact_confident, rule="confidence")),
+        (partial(sample_confident, rule="margin"), partial(exact_confident, rule="margin")),
+    ],
+    ids=["random", "confidence", "margin"],
+)
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_one_block_is_written_as_the_samplers_of_whole_texts_do(rule, steps):
+def test_one_block_is_written_as_the_samplers_of_whole_texts_do(sampler, exact, steps):
     for start in (NOTHING, PROMPT):
-        exact = partial(exact_confident, rule=rule) if rule else exact_hitting
         expected = exact(INCONSISTENT, steps=steps, start=start)
-        sampler = partial(sample_blocks, steps=steps, rule=rule)
-        assert misfit(sampler, expected, BlockTable(INCONSISTENT.table, 3), start) < 1
+        in_blocks = partial(sample_blocks, steps=steps, sampler=sampler)
+        assert misfit(in_blocks, expected, BlockTable(INCONSISTENT.table, 3), start) < 1
+
+
+@pytest.mark.parametrize("sampler", [sample, sample_remask])
+def test_other_samplers_write_blocks_too(sampler):
+    model, z = make(4), some_text()
+    z[:, 3:14] = model.mask_id
+    shown = []
+    watch = lambda part, *rest, text, start: shown.append((part, text.clone(), start))  # noqa: E731
+    result = sample_blocks(model, z, 6, noise(), sampler=sampler, watch=watch)
+    assert (result.tokens != model.mask_id).all() and result.n_steps == 24
+    assert [start for *_, start in shown] == sorted(start for *_, start in shown)
+    for part, text, start in shown:  # what is before it is finished, and the block is in the text
+        assert part.shape[1] == 4 and (text[:, :start] != model.mask_id).all()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from compressors import bits_per_byte
 from conftest import OPTIONS, ROOT, TINY, tiny
 from corpus import load_text, split_text
 from files import UserError
+from mdlm.blocks import BlockDenoiser
 from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate, train
 from saving import load_checkpoint, save_checkpoint
@@ -54,14 +55,15 @@ def test_every_setting_is_an_option(capsys):
     assert config == settings("cuda", steps=7, qk_norm=False, ema=0.5, optimizer="adamw")
 
 
-@pytest.mark.parametrize("preset", ["cuda", "included", "included-twin"])
+@pytest.mark.parametrize("preset", ["cuda", "included", "included-twin", "included-blocks"])
 def test_a_preset_trains_at_reduced_size_and_exports(preset, text_file, tmp_path, capsys):
     small = TINY | {"steps": 5, "n_layers": 2, "eval_every": 5}
     options = [f"--{n.replace('_', '-')}={v}" for n, v in small.items() if n != "compile"]
     path = tmp_path / f"{preset}.safetensors"
     options += ["--no-compile", f"--data={text_file}", f"--folder={tmp_path}", f"--export={path}"]
     assert command_line.main([*options, f"--preset={preset}"]) == 0
-    model, _, metadata = load_checkpoint(path, DiffusionTransformer)
+    network = BlockDenoiser if preset == "included-blocks" else DiffusionTransformer
+    model, _, metadata = load_checkpoint(path, network)
     assert model.config == settings(preset, **small, corpus=str(text_file))
     last = metadata["history"][-1]
     assert metadata["steps"] == last["step"] == 5 and metadata["bpb"] != last["bpb"]

@@ -28,6 +28,7 @@ from conftest import make_model, tiny
 from files import UserError
 from mdlm.blocks import BlockDenoiser, sample_blocks
 from mdlm.model import DiffusionTransformer
+from mdlm.sampling import sample, sample_confident
 from mdlm.sudoku import TOKENIZER as BYTES
 from mdlm.sudoku import is_valid
 from saving import save_checkpoint
@@ -163,7 +164,7 @@ def test_the_sampler_asked_for_runs_with_the_settings_asked_for(name):
     made = getattr(mdlm.sampling, SAMPLERS[name])(MODEL, masks, 30, **options)
     exact = add_trajectory(Record(TOKENIZER, asked), made)  # without watching the network
     assert run.done and run.masked(0) == 40 and run.rows[-1].calls == made.calls.sum()
-    assert [r.text.tolist() for r in run.rows] == [r.text.tolist() for r in exact.rows]
+    assert texts(run) == texts(exact)
     for mine, other in zip(run.rows, exact.rows, strict=True):
         drawn = mine.text == made.tokens[0].numpy()  # a trajectory keeps the last draws only
         np.testing.assert_array_equal(mine.probability[drawn], other.probability[drawn])
@@ -196,6 +197,10 @@ def test_predictions_are_those_of_the_samplers_own_network_calls():
                 chances.get(run.rows[n + 1].text[j], run.rows[n + 1].probability[j]), rel=0.01
             )
     assert rivals(RECORD, LAST, 0) == []  # what is given had none
+
+
+def texts(record):
+    return [row.text.tolist() for row in record.rows]
 
 
 def test_a_prompt_is_texts_and_masks_without_spaces_before_them():
@@ -244,7 +249,7 @@ def test_blocks_come_from_left_to_right_and_are_shown_word_by_word():
     run = sampled(BLOCKS, asked, show=lambda record: seen.append(record.rows[-1].text))
     noise = torch.Generator().manual_seed(3)
     z = torch.from_numpy(np.where(run.rows[0].text == MASKED, TOKENIZER.mask_id, run.rows[0].text))
-    made = sample_blocks(BLOCKS, z[None], 5, noise)
+    made = sample_blocks(BLOCKS, z[None], 5, noise, sampler=sample)
     assert (run.rows[-1].text == made.tokens[0].numpy()).all() and run.block == 8
     assert run.rows[-1].calls == made.calls.sum() == len(seen)
     np.testing.assert_array_equal(run.rows[-1].probability, made.probability[0])
@@ -260,7 +265,7 @@ def test_blocks_come_from_left_to_right_and_are_shown_word_by_word():
         assert appearance(run, n, row.time, "prediction", DARK)[27][0] is None or block == 3
     sure = sampled(BLOCKS, replace(asked, sampler="confident"))
     noise = torch.Generator().manual_seed(3)
-    made = sample_blocks(BLOCKS, z[None], 5, noise, rule="confidence")
+    made = sample_blocks(BLOCKS, z[None], 5, noise, sampler=sample_confident)
     assert (sure.rows[-1].text == made.tokens[0].numpy()).all()
 
 
@@ -360,7 +365,7 @@ def test_a_text_looks_the_same_while_it_is_sampled_and_afterwards():
     assert np.mean([np.equal(a, b).mean() for a, b in pairwise(lines)]) > 0.98  # few change lines
 
 
-def test_words_glide_to_their_places():
+def test_words_slide_to_their_places():
     a, b = (
         lay_out([made_up(["a", " b", " c"], step=[1, 2, 3])], State(at=k / 8), (900, 600), RULER)
         for k in (1, 2)
@@ -369,11 +374,27 @@ def test_words_glide_to_their_places():
     assert x > y  # " b" is shorter than a mask
     shown, seen = a, []
     for _ in range(60):
-        shown, moves = glide(shown, b, 1 / 60, 500)
+        shown, moves = glide(shown, b, 1 / 60)
         seen.append(next(item.x for item in anchors(shown) if item.token == 2))
         assert moves or shown == b
     assert x > seen[0] > seen[5] > y and shown == b and seen == sorted(seen, reverse=True)
-    assert glide(a, b, 1 / 60, 1) == (b, False) == glide(None, b, 1 / 60, 500)  # farther: at once
+    assert glide(None, b, 1 / 60) == (b, False)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 9), min_size=20, max_size=60), st.integers(0, 99))
+def test_words_that_slide_never_cover_each_other(sizes, seed):
+    size, shown = (600, 500), None
+    run = made_up([" " + "x" * n for n in sizes], n_steps=12, seed=seed)
+    for at in np.linspace(0, END, 30):
+        page = lay_out([run], State(at=at), size, RULER)
+        shown, _ = glide(shown, page, 1 / 30)
+        check_layout(shown, size)
+        places = {box.token: box for box in anchors(page)}
+        assert all(box.y == places[box.token].y for box in anchors(shown))  # in their lines
+    while (then := glide(shown, page, 1 / 30))[1]:
+        shown = then[0]
+    assert then[0] is page
 
 
 def test_hebrew_and_arabic_read_from_right_to_left():
@@ -533,24 +554,21 @@ def test_every_key(window):
         "Down": dict(picked=1), "+": dict(settings=replace(ASKED, steps=48)),
         "=": dict(settings=replace(ASKED, steps=48)), "Return": dict(request="run"),
         "-": dict(settings=replace(ASKED, steps=12)), "Enter": dict(request="run"),
-        "Ctrl+N": dict(request="new", settings=replace(ASKED, seed=2)),
+        "Ctrl+N": dict(request="new"),
         "Ctrl+T": dict(theme="light"), "F1": dict(help=True), "?": dict(help=True), "Escape": {},
         "Ctrl+Q": dict(request="quit"), "Tab": dict(prompt=Field(ASKED.prompt, 13, 13)),
         "Ctrl+A": dict(head=0),
         "Ctrl+Z": dict(request="undo"), "Ctrl+C": dict(request="copy"),
-        "Ctrl+B": dict(request="branch", settings=replace(ASKED, seed=2)),
+        "Ctrl+B": dict(request="branch"),
         "Ctrl+D": dict(request="compare"), "Ctrl+S": dict(request="picture"),
-        "Ctrl+R": dict(request="corrupt", settings=replace(ASKED, seed=2)),
+        "Ctrl+R": dict(request="corrupt"),
         "Ctrl+G": dict(request="animation"), "F11": dict(request="fullscreen"),
-        "Delete": dict(request="erase", settings=replace(ASKED, seed=2)),
-        "Backspace": dict(request="erase", settings=replace(ASKED, seed=2)),
+        "Delete": dict(request="erase"), "Backspace": dict(request="erase"),
     }  # fmt: skip
     for name, change in cases.items():
         assert replace(after(s, press(name)), message="") == replace(s, **change), name
     assert after(s, press("+")).message == "next run: steps 48"  # where there is no room for it
     assert set(KEYS) <= set(cases)
-    held = after(s, *[press("Ctrl+N")] * 9)  # it is one request, and needs one new seed
-    assert (held.request, held.settings.seed) == ("new", 2)
     assert after(s, press("n", mod=pygame.KMOD_SHIFT)) == s  # it counts when it comes as a text
     assert after(replace(s, help=True), press("Escape")) == s
     assert after(s, pygame.event.Event(pygame.QUIT)).request == "quit"
@@ -645,7 +663,8 @@ def test_pointing_at_things_shows_what_is_known_of_them():
         f"{p:.1%}",
         f"“{name}”",
     ]
-    first, drawn, *_ = card(pointed[1])
+    first, drawn, *_, last = card(pointed[1])
+    assert last == "click: change it"
     assert first == f"“{TOKENIZER.show(RECORD.rows[-1].text[i])}”"
     assert drawn == f"drawn at t 0.00 with {RECORD.rows[-1].probability[i]:.1%}"
     page = lay_out(LANES, State(), (1000, 700), RULER)
@@ -660,6 +679,13 @@ def test_pointing_at_things_shows_what_is_known_of_them():
         if item.command.startswith("view"):  # what the caption says is not said again
             told = card(State(mouse=(item.x + 1, item.y + 1)))
             assert told == [VIEWS[item.command[5:]]] * (item.command != "view text")
+
+
+def test_nobody_is_told_to_change_what_a_gpt_wrote():
+    lanes = [sampled(TWIN)]
+    place = anchors(lay_out(lanes, State(at=END), (1000, 700), RULER))[9]
+    told = card(State(at=END, mouse=(place.x + 1, place.y + 1)), lanes)
+    assert "drawn" in told[1] and "click" not in " ".join(told)
 
 
 def test_settings_change_one_at_a_time_and_stay_in_range():
@@ -725,7 +751,7 @@ def test_the_window_samples_and_plays_and_draws_only_what_has_changed(window, tw
     show_until(window, worker, State(playing=False), lambda: time.monotonic() > end)
     assert 1 <= len(drawn) <= 4
     alone = replace(worker.lanes[0], layouts={})
-    assert [row.text.tolist() for row in alone.rows] == [row.text.tolist() for row in RECORD.rows]
+    assert texts(alone) == texts(RECORD)
 
 
 class Slow(DiffusionTransformer):
@@ -780,7 +806,7 @@ def test_a_run_goes_on_from_any_moment_with_other_words():
     n, i = 6, int(np.flatnonzero(RECORD.rows[6].since)[0])
     (token, _, p), before = rivals(RECORD, n, i)[-1], RECORD.rows[n]
     other = continued(RECORD, n, {i: token}, replace(ASKED, seed=9))
-    assert other.rows[:n] == RECORD.rows[:n] and other.start == before.time
+    assert texts(other)[: n + 1] == texts(RECORD)[: n + 1] and other.start == before.time
     write(other)
     new = other.rows[n + 1]
     assert new.text[i] == token and new.probability[i] == p and new.time == before.time
@@ -789,12 +815,23 @@ def test_a_run_goes_on_from_any_moment_with_other_words():
     assert times == sorted(times) and other.masked(-1) == 0 and other.rows[-1].time <= 1
     assert all((row.text[kept] == before.text[kept]).all() for row in other.rows[n:])
     assert len(RECORD.rows) == LAST + 1 and RECORD.rows[n] is before  # it is as it was
-    again = continued(RECORD, LAST, {3: MASKED, 4: MASKED}, ASKED)  # of a finished text
-    assert len(again.rows) == 1 and again.rows[0].t == 2 / 40 and again.masked(0) == 2
-    write(again)
-    assert again.rows[-1].time <= 1 and (again.rows[-1].since > 0).sum() == 2
     only = continued(RECORD, LAST, {3: token}, ASKED)
     assert only.done and only.rows[-1].text[3] == token and only.start >= 1
+
+
+def test_words_of_a_finished_text_are_erased_and_all_else_stays():
+    again = continued(RECORD, LAST, {3: MASKED, 9: MASKED}, ASKED)
+    masked, old, n = again.rows[-1], RECORD.rows[-1], len(again.rows)
+    assert masked.t == 2 / 40 and again.start == masked.time < 1 and not again.done
+    write(again)
+    new, kept = again.rows[-1], masked.text != MASKED
+    assert kept.sum() == 38 and new.time == 1 and (new.since[~kept] >= n).all()
+    for now in (masked, new):  # what else is there is no more given than it was
+        for name in ("text", "since", "probability"):
+            assert (getattr(now, name)[kept] == getattr(old, name)[kept]).all()
+    assert texts(again)[: LAST + 1] == texts(RECORD)  # its past can be seen again
+    times = [row.time for row in again.rows]
+    assert times == sorted(times)
 
 
 def test_a_real_text_is_masked_as_t_rises_and_written_again():
@@ -944,19 +981,20 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch, model):
     worker.real_text, (first,) = (TEXT + "And " + TEXT) * 9, worker.lanes
     ask("erase", at=END, selected=frozenset([2, 3]))
     (refilled,) = worker.lanes
-    assert np.flatnonzero(refilled.rows[-1].since).tolist() == [2, 3]
-    assert refilled.settings.seed == 2
+    new = refilled.rows[-1].since >= len(first.rows)
+    assert np.flatnonzero(new).tolist() == [2, 3]
+    assert refilled.settings.seed == 2 and state.message == "with seed 2"
     ask("undo")
     assert worker.lanes[0].rows is first.rows and worker.lanes[0].start > 1  # finished
     assert state.settings == first.settings
     ask("branch", at=0.4, selected=frozenset())
     (branch,) = worker.lanes
     n = first.at(0.4)
-    assert branch.rows[:n] == first.rows[:n] and (branch.rows[-1].text != first.rows[-1].text).any()
-    seed = state.settings.seed
+    assert texts(branch)[:n] == texts(first)[:n] and texts(branch)[-1] != texts(first)[-1]
+    before = state.settings
     assert "nothing is masked" in ask("branch", at=END).message
-    assert state.settings.seed == seed
     assert "choose words first" in ask("erase").message
+    assert state.settings == before != first.settings  # what was refused changes nothing
     ask("compare")
     seeds = [lane.settings.seed for lane in worker.lanes]
     assert seeds[0] < seeds[1] and worker.kept
@@ -965,10 +1003,14 @@ def test_what_can_be_requested(window, tmp_path, monkeypatch, model):
     assert f"steps 24, seed {seeds[0]}" in shown
     ask("compare")
     assert len(worker.lanes) == 1 and worker.kept is None
-    ask("example 1", settings=ASKED)
-    assert "_" in state.settings.prompt and worker.lanes[0].settings == state.settings
+    prompts = {ask("example 1", settings=ASKED).settings.prompt for _ in range(9)}
+    assert len(prompts) > 1 and "_" in state.settings.prompt
+    assert (
+        worker.lanes[0].settings == state.settings == replace(ASKED, prompt=state.settings.prompt)
+    )
     ask("corrupt")
     assert worker.lanes[0].masked(0) == 0 and worker.lanes[0].rows[-1].time > 0.5
+    assert state.settings.seed == ASKED.seed  # an example is one for any seed
     for name in ("picture", "picture", "animation"):
         worker.message = ""
         ask(name)
@@ -1128,7 +1170,7 @@ def test_files(tmp_path, monkeypatch):
 def test_inline_in_a_notebook():
     masks = torch.full((2, 40), TOKENIZER.mask_id)
     masks[0, 3:] = 7
-    made = mdlm.sampling.sample(MODEL, masks, 8, generator=torch.Generator().manual_seed(0))
+    made = sample(MODEL, masks, 8, generator=torch.Generator().manual_seed(0))
     first, second = (show_inline(made, TOKENIZER, row=i, size=(300, 200)) for i in (0, 1))
     assert Image.open(io.BytesIO(first.data)).size == (300, 200) and first.data != second.data
     assert second.alt == TOKENIZER.decode(made.tokens[1].tolist())
@@ -1195,8 +1237,13 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     assert [text for text in shown if text.endswith("0.0M")] == [
         "diffusion, 0.0M", "blocks of 8, 0.0M", "GPT, 0.0M"
     ]  # fmt: skip
-    assert sample_visual.main([*asked, "--block", "--length", "auto", "--text"]) == 0
-    assert "\nblock 1/" in capsys.readouterr().out
+    for block in (["--block"], ["--block", "8"]):
+        assert sample_visual.main([*asked, *block, "--length", "auto", "--text"]) == 0
+        assert "\nblock 1/" in capsys.readouterr().out
+    wrong = {"for blocks of 8": ["--block", "4"], "without blocks": [checkpoint, "--block"]}
+    for trained, options in wrong.items():
+        assert sample_visual.main([*asked, *options, "--text"]) == 2
+        assert f"trained {trained}: name another" in capsys.readouterr().err
     other = str(tmp_path / "other-twin.safetensors")
     save_checkpoint(other, TWIN, BPETokenizer.train(TEXT * 9 + "zebra crossing " * 9, 300), {})
     assert sample_visual.main([checkpoint, "--text", "--race", path, other]) == 2

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,18 @@ from visual.sampler import begin
 ROOT, SIZE = Path(__file__).resolve().parent.parent, (1000, 700)
 TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n"
 TOOLS = ("Xvfb", "xdotool")
+# the program, which says in each frame whether the window has come to rest
+PROGRAM = """
+import sys, sample_visual, visual.window
+advance = visual.window.advance
+def told(state, lanes, seconds):
+    state = advance(state, lanes, seconds)
+    moves = state.busy or state.playing or not all(lane.done for lane in lanes)
+    print("moves" if moves else "rests", flush=True)
+    return state
+visual.window.advance = told
+sys.exit(sample_visual.main(sys.argv[1:]))
+"""
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, TOOLS)), reason="needs Xvfb and xdotool (apt install xvfb xdotool)"
 )
@@ -52,15 +65,14 @@ def changes(screen, before, seconds=120):
     return False
 
 
-def settled(screen, still=0.7):
-    """The screen, once it has been the same for so many seconds."""
-    old, since = screen(), time.monotonic()
-    while time.monotonic() < since + still:
+def settled(screen, told, seconds=300):
+    """The screen, once the program has said that it rests and nothing changes any more."""
+    end, old, new = time.monotonic() + seconds, None, screen()
+    while told[-1:] != [b"rests\n"] or old is None or ImageChops.difference(new, old).getbbox():
+        assert time.monotonic() < end, "it does not come to rest"
         time.sleep(0.1)
-        new = screen()
-        if ImageChops.difference(new, old).getbbox():
-            old, since = new, time.monotonic()
-    return old
+        old, new = new, screen()
+    return new
 
 
 def test_every_control_in_a_real_window(screen, tmp_path):
@@ -72,11 +84,14 @@ def test_every_control_in_a_real_window(screen, tmp_path):
     save_checkpoint(path, model, tokenizer, {})
     asked = ["--length", "40", "--steps", "24", "--prompt", "In the"]
     program = subprocess.Popen(
-        [sys.executable, ROOT / "sample_visual.py", path, *asked],
+        [sys.executable, "-c", PROGRAM, path, *asked],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
     )
     assert changes(screen, Image.new("RGB", SIZE)), "no window"
+    told = []  # what the program has said
+    threading.Thread(target=lambda: told.extend(program.stdout), daemon=True).start()
 
     def do(*command):
         subprocess.run(["xdotool", *map(str, command)], check=True, capture_output=True)
@@ -127,22 +142,20 @@ def test_every_control_in_a_real_window(screen, tmp_path):
         "a copy": keys("ctrl+c"), "a picture": keys("ctrl+s"), "an animation": keys("ctrl+g"),
         "full screen": keys("F11"),
     }  # fmt: skip
-    assert b"million parameters" in program.stdout.readline()  # it is loaded
-    settled(screen, 3)
+    settled(screen, told)
+    assert any(b"million parameters" in line for line in told)
     do("mousemove", 500, 350)
     under = subprocess.check_output(["xdotool", "getmouselocation", "--shell"], text=True)
     do("windowfocus", under.split("WINDOW=")[1].strip())  # no window manager does it here
     for name, use in controls.items():
-        before = settled(screen)
+        before = settled(screen, told)
         use()
         changed = changes(screen, before) or name == "full screen"  # which it fills already
         if os.environ.get("SCREENSHOTS"):  # a folder, to look at them
             screen().save(Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
         assert changed, name
         assert program.poll() is None, name
-    end = time.monotonic() + 300  # an animation takes its time
-    while not (tmp_path / "text-1.gif").exists() and time.monotonic() < end:
-        time.sleep(0.2)
+    settled(screen, told)
     assert sorted(path.name for path in tmp_path.glob("text-*")) == ["text-1.gif", "text-1.png"]
     assert Image.open(tmp_path / "text-1.png").size == SIZE
     do("key", "ctrl+q")

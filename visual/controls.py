@@ -94,7 +94,6 @@ REQUESTS = {  # what the program has to do: what the mouse says about it
     "example 2": "two such lines, with the middle missing",
 }
 OTHERS = ("quit", "fullscreen", "erase", "put")
-NEW_SEED = ("new", "branch", "erase", "example", "corrupt")  # these want another text
 
 
 def on_event(event, state, layout, lanes, scale=1.0):
@@ -243,10 +242,7 @@ def handle(state, command, lanes):
             new = changed(state.settings, name, verb == "more", lanes)
             said = f"next run: {name.replace('_', '-')} {getattr(new, name)}"
             return replace(state, settings=new, message=said)
-        case [verb, *_] if verb in NEW_SEED and state.request != command:  # held keys repeat it
-            settings = replace(state.settings, seed=state.settings.seed + 1)
-            return replace(state, settings=settings, request=command)
-        case [verb, *_] if verb in REQUESTS or verb in OTHERS:
+        case [verb, *_] if command in REQUESTS or verb in OTHERS:
             return replace(state, request=command)
     return state
 

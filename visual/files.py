@@ -30,7 +30,7 @@ def pictures(lanes, state, size, moments, seconds=None):
     state = State(view=state.view, theme=state.theme, controls=False)  # and no card, no help
     for moment in moments:
         now = lay_out(lanes, replace(state, at=moment), size, fonts)
-        page = glide(page, now, seconds, size[0] / 4)[0] if seconds else now
+        page = glide(page, now, seconds)[0] if seconds else now
         canvas.draw(page, theme.page)
         yield Image.frombytes("RGB", size, pygame.image.tobytes(canvas.surface, "RGB"))
     if fonts.missing:

@@ -83,27 +83,46 @@ class Layout:
         return None
 
 
-def glide(shown, layout, seconds, far):
+def glide(shown, layout, seconds):
     """The layout with its words on the way from where they were shown so many seconds ago.
 
-    shown: the layout drawn then, or None. What goes farther than `far` pixels is there at once.
-    Returns (layout, whether something still moves).
+    shown: the layout drawn then, or None. Words slide along their line and push each other, so that
+    none covers another one. What comes from another line appears where it belongs, once there is
+    room. Returns (layout, whether something still moves).
     """
     same, before = set(map(id, shown.words if shown else layout.words)), {}
-    new = [k for k, word in enumerate(layout.words) if id(word) not in same]
-    if not new:
+    if all(id(word) in same for word in layout.words):
         return layout, False
-    for word in shown.words:
-        before.setdefault(word[0].token, []).append(word[0])
-    rest, words, moves = math.exp(-seconds / 0.08), list(layout.words), False  # rest: of the way
-    for k in new:
-        box, old = words[k][0], before.get(words[k][0].token, [])
-        if old:
-            dx, dy = old[0].x - box.x, old[0].y - box.y
-            del old[: len(old) > 1]  # a token may have several pieces
-            if abs(dx) + abs(dy) >= 0.5 and max(abs(dx), abs(dy)) <= far:
-                words[k], moves = tuple(moved(words[k], dx * rest, dy * rest)), True
-    return replace(layout, words=words), moves
+    for box, *_ in shown.words:
+        before.setdefault(box.token, []).append(box)
+    rest, lines, sliding = math.exp(-seconds / 0.08), {}, False  # rest: of the way
+    for k, (box, *_) in enumerate(layout.words):
+        old = before.get(box.token, [])
+        stays, x = bool(old) and abs(old[0].y - box.y) < 0.5, box.x
+        if stays and abs(old[0].x - x) >= 0.5:
+            x, sliding = x + (old[0].x - x) * rest, True
+        del old[: len(old) > 1]  # a token may have several pieces
+        lines.setdefault(box.y, []).append((box.x, x, box.w, stays, k))
+    if not sliding:
+        return layout, False
+    words = {}
+    for line in lines.values():
+        line.sort()
+        right, places = math.inf, []
+        for end, x, w, _, k in [each for each in reversed(line) if each[3]]:
+            right = max(end, min(x, right - w))
+            places.append((right, w, k))
+        left, free = -math.inf, []
+        for x, w, k in reversed(places):
+            x = max(x, left)
+            word, dx = layout.words[k], x - layout.words[k][0].x
+            words[k] = tuple(moved(word, dx, 0)) if dx else word
+            left = x + w
+            free.append((x, left))
+        for x, _, w, stays, k in line:
+            if not stays and all(x + w <= start or end <= x for start, end in free):
+                words[k] = layout.words[k]
+    return replace(layout, words=[words[k] for k in sorted(words)]), True
 
 
 # -- texts

@@ -316,7 +316,8 @@ def token_card(lanes, state, tokens, style):
     if len(tokens) == 1 and original[i] != row.text[i]:
         told.append(f"the original: “{visible(record.tokenizer.show(original[i]))}”")
     lines = [(text, theme.ink if k == 0 else theme.faint, 0, "") for k, text in enumerate(told)]
-    edits = state.selected and not record.causal and record.tokenizer is not None
+    free = not record.causal and record.tokenizer is not None  # to be changed
+    edits = free and state.selected
     if edits:
         other = "another digit" if record.grid else "other words"
         lines.append((f"{other:<19}type", theme.faint, 0, ""))
@@ -326,7 +327,8 @@ def token_card(lanes, state, tokens, style):
         line = f"{percent(p):>6}  “{visible(name)}”"
         lines.append((line, theme.ink, p, f"put {token}" if edits else ""))
     if not state.selected:
-        return card(style, [*lines, ("click: change it", theme.faint, 0, "")], style.px(14))
+        lines += [("click: change it", theme.faint, 0, "")] if free else []
+        return card(style, lines, style.px(14))
     layer, head = divmod(max(0, state.head - 1), max(1, record.heads[1]))
     shown = {-1: "", 0: ": mean"}.get(state.head, f": {layer + 1}, head {head + 1}")
     if record.heads[0]:

@@ -75,8 +75,8 @@ def corrupted(model, tokenizer, settings, title, ids, deepest=0.8, n_rows=64):
 def continued(record, n, edits, settings, given=False):
     """A record that goes on from row n of another one, with other tokens, or masks, at some places.
 
-    edits: {place: id or MASKED}; given: the tokens are no draws. What is finished begins anew, with
-    a clock of its own.
+    edits: {place: id or MASKED}; given: the tokens are no draws. In a finished text, what is masked
+    again is written in the last quarter of the clock.
     """
     row = record.rows[n]
     text, chance = row.text.copy(), np.ones(len(row.text))
@@ -84,15 +84,14 @@ def continued(record, n, edits, settings, given=False):
         text[i] = token
         chance[i] = {found: p for found, _, p in rivals(record, n, i)}.get(token, 1.0)
     left = (text == MASKED).mean()
-    fresh = record.masked(n) == 0 and left > 0
-    rows = [] if fresh else [*record.rows[:n], replace(row)]
-    new = replace(record, settings=settings, rows=rows, layouts={}, done=False, seconds=0.0)
-    if fresh or edits:
-        time, t, calls = (0.0, left, 0) if fresh else (row.time, row.t, row.calls)
-        new.add(text, time, t, calls, chance)
+    again = record.masked(n) == 0 and left > 0
+    past = 0.75 if again else 1.0
+    rows = [replace(old, time=past * old.time) for old in record.rows[: n + 1]]
+    new = replace(record, settings=settings, rows=rows, layouts={}, done=left == 0, seconds=0.0)
+    if edits:
+        new.add(text, rows[-1].time, left if again else row.t, row.calls, chance)
         if given:
             new.rows[-1].since[list(edits)] = 0
-    new.done = left == 0
     new.start = 2.0 if new.done else new.rows[-1].time
     return new
 
@@ -187,21 +186,22 @@ def write(record, show=lambda record: None):
         moment, t = first.time + (1 - first.time) * alpha, first.t * (1 - alpha)
         record.add(text, moment, t, calls, chance)
 
-    def watch(z, alpha_t, h, where, p):
-        """What each network call shows: see `predict` in sampling.ipynb."""
+    def watch(z, alpha_t, h, where, p, text=None, start=0):
+        """What each network call shows: see `predict` in sampling.ipynb, and `sample_blocks`."""
         nonlocal calls, lost, last
-        start, alpha = time.perf_counter(), float(torch.as_tensor(alpha_t).flatten()[0])
-        text, place = z[0], 0
-        if block:  # z is a part of the text
-            text, place = z.as_strided((record.length,), (1,), 0), z.storage_offset()
-            alpha = 1 - float((text == model.mask_id).sum()) / n_masked
+        began, alpha = time.perf_counter(), float(torch.as_tensor(alpha_t).flatten()[0])
+        whole = z
+        if block:  # z is the block of the text that begins at `start`
+            whole = text.clone()
+            whole[:, start : start + block] = z
+            alpha = 1 - float((whole == model.mask_id).sum()) / n_masked
         if last:
-            add(text.cpu().numpy(), alpha)
+            add(whole[0].cpu().numpy(), alpha)
         record.rows[-1].look = Look(model, z, 1 - alpha, h, options)
-        last = alpha, place + where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
+        last = alpha, start + where[0].nonzero()[:, 0].cpu().numpy(), p.cpu().numpy()
         calls += 1
         show(record)
-        lost += time.perf_counter() - start
+        lost += time.perf_counter() - began
 
     z = torch.from_numpy(np.where(first.text == MASKED, model.mask_id, first.text))[None]
     generator = torch.Generator().manual_seed(s.seed)
@@ -216,9 +216,8 @@ def write(record, show=lambda record: None):
     else:
         start, sampler = time.perf_counter(), getattr(mdlm.sampling, SAMPLERS[s.sampler])
         if block:
-            rule = "confidence" if s.sampler == "confident" else None
             end = () if s.length else record.tokenizer.encode(END_OF_TEXT)
-            sampler = partial(sample_blocks, end=end, rule=rule)
+            sampler = partial(sample_blocks, end=end, sampler=sampler)
         trajectory = sampler(model, z, steps, generator=generator, watch=watch, **options)
         text = trajectory.tokens[0].numpy()
         if last:

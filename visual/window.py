@@ -11,7 +11,7 @@ import pygame
 
 from files import UserError
 from visual.colors import THEMES
-from visual.controls import END, NEW_SEED, advance, handle, on_event
+from visual.controls import END, advance, handle, on_event
 from visual.drawing import Canvas, Fonts
 from visual.items import Layout, glide
 from visual.page import lay_out
@@ -59,8 +59,13 @@ def icon():
 
 
 def obey(state, worker, window, lanes):
-    """Do what the state requests: the state afterwards."""
-    request, state = state.request.split(), replace(state, request="")
+    """Do what the state requests: the state afterwards. What cannot be done changes nothing."""
+    request, before = state.request.split(), replace(state, request="")
+    state = before
+    if request[0] in ("new", "branch", "erase"):  # these want another text
+        seed = state.settings.seed + 1
+        message = f"with seed {seed}" if request[0] != "new" else ""
+        state = replace(state, settings=replace(state.settings, seed=seed), message=message)
     try:
         match request:
             case ["run" | "new"]:
@@ -80,7 +85,7 @@ def obey(state, worker, window, lanes):
                 worker.undo()
                 state = replace(state, settings=worker.lanes[-1].settings)
             case ["compare"]:
-                worker.kept = None if worker.kept else lanes[0]
+                worker.kept = None if worker.kept else replace(lanes[0], start=0.0)
                 if worker.kept and state.settings == lanes[0].settings:
                     state = handle(state, "more seed", lanes)
                 worker.run(state.settings)
@@ -95,9 +100,7 @@ def obey(state, worker, window, lanes):
             case ["fullscreen"]:
                 window.set_fullscreen(desktop=True)
     except UserError as error:
-        seed = state.settings.seed - (request[0] in NEW_SEED)  # as before
-        settings = replace(state.settings, seed=seed)
-        state = replace(state, message=str(error), settings=settings)
+        state = replace(before, message=str(error))
     return state
 
 
@@ -153,7 +156,7 @@ def show(window, worker, state):
         changed, drawn = moving or now != drawn, now
         if changed:
             wanted = lay_out(lanes, state, size, fonts, scale)
-            layout, moving = glide(layout, wanted, passed, size[0] / 4)
+            layout, moving = glide(layout, wanted, passed)
             canvas.draw(layout, THEMES[state.theme].page)
             window.flip()
             for item in layout.rows if state.prompt else ():

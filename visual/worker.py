@@ -40,6 +40,7 @@ class Worker:
         self.load, self.asked = load, settings  # load: settings -> model, tokenizer, ..., see open
         self.lanes, self.kept, self.past = (waiting(settings.length or 128),), None, []
         self.busy, self.message, self.error, self.settings = "Loading PyTorch.", "", None, None
+        self.numbers = count(1)  # of the examples
         self.orders = queue.SimpleQueue()  # functions to call; None: that was all
         self.thread = threading.Thread(target=self.work, daemon=True, name="sampling")
 
@@ -111,18 +112,23 @@ class Worker:
         if settings.grid:
             raise UserError("only a text can lose its words: erase cells instead")
         lines = self.real_text.splitlines(keepends=True)
-        k, L = settings.seed * 7919 % len(lines), self.model.config.context
+        k, L = self.another(settings) * 7919 % len(lines), self.model.config.context
         L = min(settings.length or L, L)
         ids = np.array(self.tokenizer.encode("".join(lines[k : k + L]))[:L])
         self.order([corrupted(self.model, self.tokenizer, settings, self.title, ids)])
 
     def example(self, k, settings):
-        """The settings with the k-th of some example prompts."""
+        """The settings with the k-th of some example prompts, each time another one."""
         from visual.sampler import examples
 
+        number = self.another(settings)
         if settings.grid:
-            return replace(settings, prompt=puzzle(settings.seed) * (k > 0))
-        return replace(settings, prompt=examples(self.tokenizer, self.real_text, settings.seed)[k])
+            return replace(settings, prompt=puzzle(number) * (k > 0))
+        return replace(settings, prompt=examples(self.tokenizer, self.real_text, number)[k])
+
+    def another(self, settings):
+        """The number of another example. (Another seed would be another setting.)"""
+        return settings.seed + next(self.numbers)
 
     @cached_property
     def real_text(self):
