@@ -31,11 +31,8 @@ DAMAGE = (  # what reading a damaged or foreign .safetensors file may raise
     RecursionError, AttributeError,
 )  # fmt: skip
 SUDOKU = "sudoku"  # the included model of grids, which writes no text
-INCLUDED = (
-    "kjv",
-    "kjv-twin",
-    "kjv-blocks",
-)  # a `git pull` makes them new, but nobody has just trained them
+# The included models: a `git pull` makes their files new, but nobody has just trained them
+INCLUDED = ("kjv", "kjv-twin", "kjv-blocks")
 NO_MATTER = ("eval_every", "save_every", "compile", "activation_checkpointing")
 ANOTHER_NETWORK = (
     "made by another network than mdlm/ has now: undo the edit of the network, or train again; if "

@@ -3,6 +3,7 @@
     python benchmarks/blocks.py                      train what is missing, measure, draw: hours
     python benchmarks/blocks.py --names 16 gpt --seeds 1 2
     python benchmarks/blocks.py --costs              measure what a training step costs (RUNS)
+    python benchmarks/blocks.py --included           texts of the included models: minutes
 
 Every run takes as long as so many steps of plain diffusion, `--steps`: others cost more, so they
 get fewer. (Costs are ratios, measured in turns: seconds depend on what else the machine does.) A
@@ -17,9 +18,10 @@ from pathlib import Path
 import matplotlib
 import torch
 from common import ROOT, keep, make_parser, random_corpus, run_apart, start_table
+from samples import Judge
 
 from compressors import bits_per_byte
-from corpus import covering_windows, open_test, prepare_corpus
+from corpus import covering_windows, load_parts, open_test, prepare_corpus
 from hardware import Hardware, compile_blocks, over_batches
 from mdlm.blocks import (
     BlockDenoiser,
@@ -35,7 +37,7 @@ from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample_first_hitting
 from mdlm.training import EMA, evaluate, make_optimizers, training_step
 from mdlm.twin import sample_twin
-from saving import load_checkpoint, read_metadata, save_checkpoint
+from saving import INCLUDED, load_checkpoint, read_metadata, save_checkpoint
 from settings import settings
 from train import parts
 
@@ -65,6 +67,10 @@ RUNS = {  # name: (cost of a step, in steps of plain diffusion; changed settings
     "gpt": (1.65, dict(causal=True, muon_lr=0.01), None),  # Muon's rate as for the included twin
     "4, clipped": (1.75, dict(block=4), clipped(0.45, 0.95)),
     "16, clipped": (1.45, dict(block=16), clipped(0.3, 0.8)),
+    # GPT's rate of Muon for the others
+    "4, rate 0.01": (1.75, dict(block=4, muon_lr=0.01), block_training_loss),
+    "16, rate 0.01": (1.45, dict(block=16, muon_lr=0.01), block_training_loss),
+    "diffusion, rate 0.01": (1.0, dict(muon_lr=0.01), None),
 }
 
 
@@ -106,14 +112,20 @@ def train_for(name, seed, steps, folder, **changes):
 
 
 def path_of(name, seed, folder=FOLDER):
-    return Path(folder) / f"{name.replace(', ', '-')}-seed-{seed}.safetensors"
+    return Path(folder) / f"{name.replace(',', '').replace(' ', '-')}-seed-{seed}.safetensors"
+
+
+def load(path):
+    """(model, tokenizer, metadata) of a checkpoint of any kind, on the CPU."""
+    network = parts(read_metadata(path)[0]).get("network", DiffusionTransformer)
+    return load_checkpoint(path, network, "cpu")
 
 
 def costs(rounds):
     """CPU time of a step of each run, in steps of plain diffusion: medians over the rounds."""
     torch._dynamo.config.automatic_dynamic_shapes = False  # each size has its own compiled code
     torch._dynamo.config.recompile_limit = 100
-    steps, times = {}, {name: [] for name in RUNS if "clipped" not in name}
+    steps, times = {}, {name: [] for name in RUNS if "," not in name}
     for name in times:
         *_, config, step, _ = trainer(name, corpus="")
         steps[name] = step, config
@@ -152,11 +164,9 @@ def write(model, n, length):
 
 def measure(name, seed, judge, smoke):
     """All figures of one checkpoint, a dict."""
-    path = path_of(name, seed)
-    its = parts(read_metadata(path)[0])
-    network, bound = its.get("network", DiffusionTransformer), its.get("bound")
-    model, tokenizer, metadata = load_checkpoint(path, network, "cpu")
+    model, tokenizer, metadata = load(path_of(name, seed))
     corpus, config = prepare_corpus(model.config)
+    bound = parts(config).get("bound")
     row = dict(name=name, seed=seed, steps=metadata["steps"], seconds=metadata["seconds"])
     test = open_test(config, tokenizer)
     for part, tokens, n_bytes in (("validation", corpus.val, corpus.val_bytes), ("test", *test)):
@@ -215,6 +225,34 @@ def speeds(smoke):
     return rows
 
 
+def included(n):
+    """Print what the included models' texts are like, beside real ones."""
+    models = {name: load(JUDGE.with_stem(name))[0] for name in INCLUDED}
+    model, tokenizer, _ = load(JUDGE)
+    corpus, config = prepare_corpus(model.config)
+    judge = Judge(load_parts(config.corpus, ROOT / "data")[0], tokenizer, model)
+    real = covering_windows(corpus.val, config.context)[0]
+    real = real[:: len(real) // n][:n]  # evenly spread
+    masks = torch.full_like(real, tokenizer.mask_id)
+    row = start_table("", "top-p", "calls", "distinct pairs", "no words", "nats per token")
+
+    def show(name, top_p, tokens, calls):
+        r = judge.row(name, tokens)
+        nats = f"{r['nats']:.2f} ± {r['error']:.2f}"
+        row(name, top_p, calls, f"{r['distinct_pairs']:.0%}", f"{r['no_words']:.1%}", nats)
+
+    show("real text", "", real, "")
+    for top_p in (1.0, 0.9):
+        for name, sampler, steps in (
+            ("kjv", sample_first_hitting, None), ("kjv-blocks", sample_blocks, None),
+            ("kjv-blocks", sample_blocks, 2), ("kjv-twin", sample_twin, None),
+        ):  # fmt: skip
+            options = dict(generator=torch.Generator().manual_seed(1), top_p=top_p)
+            options |= {} if name == "kjv-twin" else dict(steps=steps)
+            made = sampler(models[name], masks, **options)
+            show(name, top_p, made.tokens, f"{made.network_calls:.0f}")
+
+
 def draw(rows):
     """The curve: bits per byte of the test text against the size of the blocks."""
     matplotlib.use("Agg")
@@ -236,25 +274,8 @@ def draw(rows):
     plt.savefig(ROOT / "img" / "blocks.png", dpi=120, bbox_inches="tight")
 
 
-def main():
-    parser = make_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=800, help="of plain diffusion (default: 800)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
-    parser.add_argument("--names", nargs="+", default=list(RUNS), help="(default: all)")
-    parser.add_argument("--costs", action="store_true", help="only measure costs of a step")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.costs:
-        for name, cost in costs(1 if arguments.smoke else 8).items():
-            print(f"{name:<12}{cost:.2f}")
-        return
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    wanted = [(name, seed) for seed in arguments.seeds for name in arguments.names]
-    if not arguments.smoke:
-        calls = [(train_for, *run, arguments.steps, FOLDER) for run in wanted]
-        list(run_apart([call for call in calls if not path_of(*call[1:3]).exists()]))
-    judge = load_checkpoint(JUDGE, DiffusionTransformer, "cpu")[0]
-    rows = [measure(*run, judge, arguments.smoke) for run in wanted if path_of(*run).exists()]
+def report(rows, fast):
+    """Print the tables."""
     row = start_table(
         "blocks", "seed", "steps", "validation", "test, bits per byte", "scatter", "judged",
         "ms/token",
@@ -266,12 +287,38 @@ def main():
             f"{bound}{r['test']:.3f} ± {r['test_error']:.3f}", f"{r['scatter']:.2f}",
             f"{r['judged']:.2f} ± {r['judged_error']:.2f}", f"{r['ms_per_token']:.1f}",
         )  # fmt: skip
-    fast = speeds(arguments.smoke)
     print()
     names = list(fast[0])
     row = start_table(*names)
     for r in fast:
         row(*(f"{r[name]:,.0f}" for name in names))
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=800, help="of plain diffusion (default: 800)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
+    parser.add_argument("--names", nargs="+", default=list(RUNS), help="(default: all)")
+    parser.add_argument("--costs", action="store_true", help="only measure costs of a step")
+    parser.add_argument("--included", action="store_true", help="only texts of included models")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.costs:
+        for name, cost in costs(1 if arguments.smoke else 8).items():
+            print(f"{name:<12}{cost:.2f}")
+        return
+    if arguments.included:
+        included(2 if arguments.smoke else 16)
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    wanted = [(name, seed) for seed in arguments.seeds for name in arguments.names]
+    if not arguments.smoke:
+        calls = [(train_for, *run, arguments.steps, FOLDER) for run in wanted]
+        list(run_apart([call for call in calls if not path_of(*call[1:3]).exists()]))
+    judge = load(JUDGE)[0]
+    rows = [measure(*run, judge, arguments.smoke) for run in wanted if path_of(*run).exists()]
+    fast = speeds(arguments.smoke)
+    report(rows, fast)
     if not arguments.smoke:
         keep(__file__, dict(runs=rows, speeds=fast))
         draw(rows)

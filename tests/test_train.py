@@ -16,7 +16,7 @@ from files import UserError
 from mdlm.blocks import BlockDenoiser
 from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate, train
-from saving import load_checkpoint, save_checkpoint
+from saving import INCLUDED, load_checkpoint, save_checkpoint
 from settings import Config, settings
 
 WRONG = {  # an option: a part of the answer
@@ -115,15 +115,18 @@ def test_the_table_of_runs_has_what_differs_and_nothing_else(corpus, tmp_path, c
         differences(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", ["kjv", "kjv-twin"])
+@pytest.mark.parametrize("name", INCLUDED)
 def test_the_included_models_are_what_their_card_says(name):
     path = ROOT / "checkpoints" / f"{name}.safetensors"
     assert path.stat().st_size < 15_000_000
-    model, tokenizer, metadata = load_checkpoint(path, DiffusionTransformer, "cpu")
-    assert model.config == settings("included" + name.removeprefix("kjv"))
+    config = settings("included" + name.removeprefix("kjv"))
+    its = command_line.parts(config)
+    network = its.get("network", DiffusionTransformer)
+    model, tokenizer, metadata = load_checkpoint(path, network, "cpu")
+    assert model.config == config
     text = split_text(load_text("kjv", ROOT / "data"))[1]
     tokens = np.array(tokenizer.encode(text))
-    figures = evaluate(model, tokens, max_windows=24)
+    figures = evaluate(model, tokens, max_windows=24, bound=its.get("bound"))
     bpb, error = (bits_per_byte(n, len(tokens), len(text.encode("utf-8"))) for n in figures)
     assert bpb == pytest.approx(metadata["bpb"], abs=4 * error)
     card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
