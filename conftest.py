@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import signal
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # such small networks only wait for more threads
 
@@ -46,6 +49,19 @@ pytest_collect_file = Sybil(  # the blocks run in order, in one namespace
     patterns=["learning_guide.md", "questions.md"],
 ).pytest()
 
+ROOT = Path(__file__).parent
+# where processes can be forked, PyTorch is imported once for all of them
+FORK = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+FORK.set_forkserver_preload(["torch._dynamo", "mdlm.blocks", "conftest"])
+LONG = ("test_notebooks", "test_window", "test_page", "learning_guide", "test_processes")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that two processes which share the files end at about the same time."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
 TEXT = "".join(f"And the {n} sons of the {n * n} were {n * n % 97}.\n" for n in range(900))
 CUT = 33_000  # where its validation part begins
 TINY = dict(
@@ -54,6 +70,11 @@ TINY = dict(
 )  # fmt: skip
 OPTIONS = ["--preset=medium", "--no-compile"]  # the same for train.py
 OPTIONS += [f"--{n.replace('_', '-')}={value}" for n, value in TINY.items() if n != "compile"]
+
+
+def noise(seed=0):
+    """A generator of random numbers, the same ones for the same seed."""
+    return torch.Generator().manual_seed(seed)
 
 
 def tiny(**changes):

@@ -202,7 +202,7 @@ def main():
         for check in (
             ["ruff", "check", "."],
             ["ruff", "format", "--check", "."],
-            ["pytest", *rest],
+            ["pytest", "-n2", "--dist=loadfile", "--no-loadscope-reorder", *rest],
         ):
             call(sys.executable, "-m", *check)
     else:

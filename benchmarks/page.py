@@ -28,7 +28,7 @@ import torch  # noqa: E402
 import publish  # noqa: E402
 from mdlm.model import DiffusionTransformer  # noqa: E402
 from saving import load_checkpoint  # noqa: E402
-from tests import chromium  # noqa: E402
+from tests.chromium import PLAYED, chromium, open_tab, run, says  # noqa: E402
 
 LENGTH, MASKS, TURNS = 96, 2, 12
 LOAD = """
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--ort", type=Path, metavar="FOLDER", help="with onnxruntime-web")
     parser.add_argument("--gpu", action="store_true", help="with this machine's graphics card")
     arguments = parser.parse_args()
-    ort, flags = arguments.ort, [] if arguments.gpu else chromium.PLAYED
+    ort, flags = arguments.ort, [] if arguments.gpu else PLAYED
     model, _, _ = load_checkpoint(
         ROOT / "checkpoints" / "kjv.safetensors", DiffusionTransformer, "cpu"
     )
@@ -120,13 +120,12 @@ def main():
             torch.onnx.export(call, (z,), network, dynamo=True, external_data=False, **names)
             add_to_page(network, *(ort / "dist").glob("ort*wasm*"))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with chromium.chromium(Path(folder), flags) as new_tab:
-            tab = new_tab()
-            tab.open(
-                f"http://127.0.0.1:{server.server_port}/",
-                "document.querySelector('#live').textContent.startsWith('Written')", 300,
-            )  # fmt: skip
-            arithmetics = tab.run(LOAD)
+        with chromium(flags) as browser:
+            if browser is None:
+                sys.exit("page.py: no Chromium here")
+            tab = open_tab(browser, f"http://127.0.0.1:{server.server_port}/")
+            says(tab, "Written")
+            arithmetics = run(tab, LOAD)
 
             def in_pytorch():
                 start = time.perf_counter()
@@ -134,18 +133,18 @@ def main():
                 return 1000 * (time.perf_counter() - start)
 
             def in_page(name):
-                return lambda: tab.run(CALL, name=name, length=LENGTH, masks=MASKS)
+                return lambda: run(tab, CALL, name=name, length=LENGTH, masks=MASKS)
 
             ways = {"PyTorch": in_pytorch, **{name: in_page(name) for name in arithmetics}}
             if ort:
-                tab.run(ORT_LOAD, ids=z[0].tolist())
-                said = torch.tensor(tab.run(ORT_CALL)[1:])
+                run(tab, ORT_LOAD, ids=z[0].tolist())
+                said = torch.tensor(run(tab, ORT_CALL)[1:])
                 assert (said - call(z).flatten()[:100]).abs().max() < 1e-3, "another network"
-                ways["onnxruntime-web"] = lambda: tab.run(ORT_CALL)[0]
+                ways["onnxruntime-web"] = lambda: run(tab, ORT_CALL)[0]
             times = {name: [] for name in ways}
             for name in list(ways) * TURNS:
                 times[name].append(ways[name]())
-            seconds, gap = tab.run(FRAMES)
+            seconds, gap = run(tab, FRAMES)
         server.shutdown()
     best = {name: min(each) for name, each in times.items()}
     print("| | ms a call | of PyTorch's time |\n|---|---:|---:|")

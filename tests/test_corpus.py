@@ -4,7 +4,6 @@ import io
 import urllib.error
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,8 @@ import corpus as module
 import train as command_line
 from bpe_tokenizer import BPETokenizer
 from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
-from conftest import TEXT, tiny
+from conftest import ROOT, TEXT, tiny
 from files import UserError
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_a_download_that_fails_or_brings_something_else_gets_one_line(tmp_path, monkeypatch):

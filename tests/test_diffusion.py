@@ -6,17 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import make_model
+from conftest import make_model, noise
 from mdlm import diffusion
 from mdlm.diffusion import SCHEDULES, diffusion_loss, nelbo, next_token_nats, training_loss
 from toy import MASK, cross_entropy_at, exact_nelbo, inconsistent_denoiser
 
 X = (0, 2, 1)  # a text
 MODEL = inconsistent_denoiser()
-
-
-def noise(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_uniform(values, n):

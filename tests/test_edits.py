@@ -10,13 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from conftest import OPTIONS, TEXT
+from conftest import OPTIONS, ROOT, TEXT
 
-ROOT = Path(__file__).parent.parent
 TRAINING = {"code", "training", "training by time"}
 NETWORK = {*TRAINING, "sampling", "window", "twin", "old checkpoint", "old twin"}
 EDITS = {  # name: (notebook, what stands there, what is written instead, where it must show)

@@ -1,7 +1,5 @@
 """The exercises' own tests: solutions pass, likely mistakes do not, unwritten ones are skipped."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,10 +49,6 @@ def test_a_mistake_is_found_and_what_is_unwritten_is_skipped(name, right, wrong)
         test(test_answers.Answers(empty), *arguments)
 
 
-def test_every_exercise_is_in_the_list_and_learners_find_its_tests():
+def test_every_exercise_is_in_the_list():
     listed = Path(exercises.__file__).with_name("README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in listed and hasattr(exercises, name) for name in NAMES)
-    command = [sys.executable, "-m", "pytest", "exercises", "--collect-only", "-q"]
-    root = Path(exercises.__file__).parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0 and "tests collected" in done.stdout, done.stdout

@@ -6,13 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from files import UserError, check_writable, read_text, remove_half_written, write_atomically
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_a_text_is_the_same_whatever_ends_its_lines(tmp_path):

@@ -5,16 +5,15 @@ import linecache
 import re
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from files import UserError
 from identity import NOTEBOOKS, check_exported, code_digest
 from run import export_notebooks
 from tests.test_edits import copy_project
 
-ROOT = Path(__file__).parent.parent
 CODE = '''
 import functools, torch
 import torch.nn.functional as F

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from conftest import ROOT
 from corpus import load_text
 from identity import NOTEBOOKS, code_digest
 from mdlm.training import train
@@ -16,7 +17,6 @@ from run import WIDGET
 from saving import read_metadata
 from tests.test_edits import EDITS, copy_project
 
-ROOT = Path(__file__).parent.parent
 SMALLER = {  # what a reader writes, and instead of what, in the cells that are there to change
     'corpus_name = "kjv"': 'corpus_name = "part.txt"',
     "usual_vocab_size(text)": "512",
@@ -31,6 +31,8 @@ SMALLER = {  # what a reader writes, and instead of what, in the cells that are 
     "comparison_steps = [8, 32]": "comparison_steps = [4]",
     "n_samples = 3": "n_samples = 1",
     "n_samples = 16": "n_samples = 8",
+    "masks.expand(16, -1)": "masks.expand(2, -1)",
+    "torch.arange(2**24) / 2**24": "torch.arange(2**16) / 2**16",
     "train_own = False": "train_own = True",
     "gpt_b_steps = 400": "gpt_b_steps = 3",  # of sudoku.ipynb
     "steps = 800": "steps = 16",

@@ -19,18 +19,25 @@ from hypothesis import strategies as st
 
 import prepare
 from bpe_tokenizer import MASK, BPETokenizer
+from conftest import ROOT
 from files import UserError
 from shards import MANIFEST, open_tokens, read_manifest
 
-ROOT = Path(__file__).parent.parent
 WORDS = re.split(" ", "And the sons of Noah, that went forth; it's 40 days' rain — über Ψ ★ 大地\n")
 TOKENIZER = BPETokenizer.train(" ".join(WORDS) * 50, 400, (prepare.END_OF_TEXT, MASK))
+PARTS = ("train", "val", "test")
 
 
-def some_text(n_words, seed=0):
-    draw = random.Random(seed)
+def some_text(n_words, first=0):
+    """Words, between them numbers from `first` on, by which one knows them again."""
+    draw = random.Random(first)
     ends = ["", " ", " ", " \n", "\n\n"]
-    return "".join(draw.choice(WORDS) + draw.choice(ends) for _ in range(n_words))
+    words = (draw.choice(WORDS) + draw.choice(ends) for _ in range(n_words))
+    return "".join(f" {first + i:06} {word}" for i, word in enumerate(words))
+
+
+def numbers(text):
+    return [int(n) for n in re.findall(r"\d{6}", text)]
 
 
 def write(path, text):
@@ -52,49 +59,44 @@ def small(*arguments):
 
 def tokens(folder):
     """(tokenizer, {part: its ids}), the numbers of bytes checked."""
-    found, names = {}, ("train", "val", "test")
-    tokenizer, *parts = open_tokens(folder, names)
+    found = {}
+    tokenizer, *parts = open_tokens(folder, PARTS)
     end = tokenizer.special_ids[prepare.END_OF_TEXT]
-    for name, part, n_bytes in zip(names, parts[:3], parts[3:], strict=True):
+    for name, part, n_bytes in zip(PARTS, parts[:3], parts[3:], strict=True):
         found[name] = [int(i) for i in part[:]]
         assert len(tokenizer.decode_bytes(i for i in found[name] if i != end)) == n_bytes
     return tokenizer, found
 
 
-def assert_parts_are(texts, folder, *arguments):
-    """The parts, in the places where they were cut out, are the texts' tokens, each just once."""
+def texts(folder):
+    """[the texts of training, validation and test, the ends of documents in them]
+
+    Checked: their tokens are those of the texts, in their order, and the parts have no word twice.
+    """
     tokenizer, found = tokens(folder)
-    arguments = prepare.parse_arguments([str(a) for a in ("--val-mb=.003", *arguments)])
-    pieces = []
-    for name, row in prepare.Files(arguments).parts.items():
-        of_part = [
-            [i for text, ends in prepare.read_documents(*span)
-               for i in (documents(tokenizer, [text]) if ends else tokenizer.encode(text))]
-            for span in row
-        ]  # fmt: skip
-        assert [*chain(*of_part)] == found[name] != []
-        pieces += [(path, start, ids) for (path, start, *_), ids in zip(row, of_part, strict=True)]
-    assert [*chain(*(ids for *_, ids in sorted(pieces)))] == documents(tokenizer, texts)
-    return tokenizer, found
-
-
-def documents(tokenizer, texts):
-    """The ids of all, an end after each."""
-    end = tokenizer.special_ids[prepare.END_OF_TEXT]
-    return [i for text in texts for i in (*tokenizer.encode(text), end)]
+    end, parts = tokenizer.special_ids[prepare.END_OF_TEXT], []
+    for ids in found.values():
+        documents = tokenizer.decode(ids).split(prepare.END_OF_TEXT)
+        again = [i for document in documents for i in (*tokenizer.encode(document), end)]
+        assert ids in (again, again[:-1])
+        parts.append(documents)
+    each = [numbers("".join(documents)) for documents in parts]
+    assert each == [sorted(part) for part in each]
+    assert sorted(n for part in each for n in part) == list(range(sum(map(len, each))))
+    return parts
 
 
 # -- cutting
 
 
-PARTS = st.lists(
+PIECES = st.lists(
     st.sampled_from([*WORDS, " ", "  ", "\n", "\r\n", "\t", "x" * 70, "|", "<|>", "\ufeff"])
 )
 
 
-@given(PARTS, st.integers(0, 200))
-def test_a_cut_changes_no_token(parts, position):
-    data = "".join(parts).encode("utf-8")
+@given(PIECES, st.integers(0, 200))
+def test_a_cut_changes_no_token(pieces, position):
+    data = "".join(pieces).encode("utf-8")
     cut = prepare.find_cut(io.BytesIO(data), position, len(data), "")
     assert min(position, len(data)) <= cut <= len(data)
     one, other = data[:cut].decode("utf-8"), data[cut:].decode("utf-8")  # no character is cut
@@ -104,14 +106,14 @@ def test_a_cut_changes_no_token(parts, position):
 
 
 @given(
-    PARTS,
+    PIECES,
     st.lists(st.integers(0, 300)),
     st.integers(1, 50),
     st.sampled_from(["", "|", "<|>", "★|"]),
 )
-def test_documents_are_the_text_in_whatever_parts_it_is_read(parts, places, block, separator):
+def test_documents_are_the_text_in_whatever_parts_it_is_read(pieces, places, block, separator):
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "t.txt", "\ufeff" + "".join(parts))
+        path = write(Path(folder) / "t.txt", "\ufeff" + "".join(pieces))
         size = path.stat().st_size
         places = sorted({0, size, *(place for place in places if place < size)})
         found = [
@@ -119,7 +121,7 @@ def test_documents_are_the_text_in_whatever_parts_it_is_read(parts, places, bloc
             for start, end in itertools.pairwise(places)
             for document in prepare.read_documents(path, start, end, separator, block)
         ]
-    text = "".join(parts).replace("\r\n", "\n")
+    text = "".join(pieces).replace("\r\n", "\n")
     expected = re.split(rf"\n*{re.escape(separator)}\n*", text) if separator else [text]
     if not expected[-1]:
         expected.pop()
@@ -127,59 +129,49 @@ def test_documents_are_the_text_in_whatever_parts_it_is_read(parts, places, bloc
     assert joined == "".join(document + "\0" for document in expected)
 
 
-def test_a_cut_in_a_separator_leaves_the_documents_as_they_are(tmp_path):
-    stories = [some_text(12, seed).strip("\n") for seed in range(8)]
-    path = write(tmp_path / "t.txt", "\n<|endoftext|>\n".join(stories))
-    size = path.stat().st_size
-    for place in range(size):
-        found = [
-            document
-            for start, end in ((0, place), (place, size))
-            for document in prepare.read_documents(path, start, end, "<|endoftext|>")
-        ]
-        joined = "".join(text + "\0" * ends for text, ends in found)
-        assert joined == "".join(story + "\0" for story in stories)
-
-
 # -- files
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_a_file_becomes_the_tokens_of_its_text(newline, tmp_path, capsys):
-    text = some_text(9000)
+    text = some_text(4500)
     write(tmp_path / "text.txt", "\ufeff" + text.replace("\n", newline))
     assert small(tmp_path / "text.txt", "--out", tmp_path / "o") == 0
-    arguments = tmp_path / "text.txt", "--out", tmp_path / "o"
-    tokenizer, found = assert_parts_are([text], tmp_path / "o", *arguments)
+    train, val, test = texts(tmp_path / "o")
+    assert sum(map(len, (train, val, test))) == 3 + 1  # one end
+    words = "".join(chain(train, val, test)).split()
+    assert sorted(words) == sorted(text.split())
+    for part in (val, test):
+        assert len("".join(part).encode("utf-8")) == pytest.approx(3000, abs=400)
     assert len(list((tmp_path / "o").glob("*.bin"))) > 8
-    end = tokenizer.special_ids[prepare.END_OF_TEXT]
-    for name in ("val", "test"):
-        ids = [i for i in found[name] if i != end]
-        assert len(tokenizer.decode_bytes(ids)) == pytest.approx(3000, abs=400)
-    assert tokenizer.mask_id == tokenizer.vocab_size - 1 == 299
+    assert open_tokens(tmp_path / "o")[0].vocab_size == 300
     assert "now: python train.py --data" in capsys.readouterr().out
 
 
 def test_a_folder_is_documents_in_order(tmp_path):
-    texts = ["\n\n" + some_text(300, 1), "", some_text(2000, 2), some_text(10, 3)]
-    for i, text in enumerate(texts):
-        write(tmp_path / "library" / str(i % 2) / f"{i}.txt", text)
-    (tmp_path / "library" / "a folder.txt").mkdir()
+    files = {"0/a": 300, "0/c": 2000, "1/b": 0, "1/d": 10}
     if sys.platform == "linux":  # any bytes are a name there
-        write(tmp_path / "library" / os.fsdecode(b"z\xe9.txt"), "the end")
-        texts.append("the end")
+        files[os.fsdecode(b"z\xe9")] = 5
+    first = 0
+    for name, n_words in files.items():
+        write(tmp_path / "library" / f"{name}.txt", some_text(n_words, first))
+        first += n_words
+    (tmp_path / "library" / "a folder.txt").mkdir()
     assert small(tmp_path / "library", "--out", tmp_path / "o") == 0
-    order = [texts[i] for i in (0, 2, 1, 3, *range(4, len(texts))) if texts[i]]
-    assert_parts_are(order, tmp_path / "o", tmp_path / "library", "--out=o")
+    assert sum(map(len, texts(tmp_path / "o"))) == 3 + len(files) - 1  # one is empty
 
 
 def test_a_file_of_several_documents(tmp_path):
-    stories = [some_text(40, seed).strip("\n") for seed in range(200)]
-    write(tmp_path / "s.txt", "\n<|endoftext|>\n".join(stories))
-    options = ["--out", tmp_path / "o", "--separator=<|endoftext|>"]
+    stories = [some_text(40, 40 * i) for i in range(200)]
+    write(tmp_path / "s.txt", "\n<|end|>\n".join(stories))
+    options = ["--out", tmp_path / "o", "--separator=<|end|>"]
     assert small(tmp_path / "s.txt", *options) == 0
-    tokenizer, _ = assert_parts_are(stories, tmp_path / "o", tmp_path / "s.txt", *options)
-    assert b"endoftext" not in b"".join(tokenizer.token_bytes[:-2])
+    parts = texts(tmp_path / "o")
+    assert sum(map(len, parts)) == 3 + len(stories)
+    for document in chain(*parts):  # or pieces of some, from blocks for different parts
+        assert "<|" not in document
+        found = itertools.pairwise(numbers(document))
+        assert all(a // 40 == b // 40 for a, b in found if b == a + 1)
 
 
 @given(
@@ -207,36 +199,21 @@ def test_three_parts_hold_every_byte_once_and_lots_decide(sizes, most, shard_byt
         assert 0 < n_bytes <= min(most, sum(sizes) / 10)
 
 
-def test_the_parts_come_from_all_over_the_text(tmp_path):
-    path = write(tmp_path / "t.txt", "x" * 1_000_000)
-    parts = prepare.Files(prepare.parse_arguments([str(path), "--out=o", "--val-mb=.04"])).parts
-    for name in ("val", "test"):  # blocks of 5 kB, not one long piece
-        assert len(parts[name]) >= 7 and prepare.length(parts[name]) == 40_000
-        assert parts[name][-1][1] - parts[name][0][1] > 300_000
-
-
-def test_the_sample_is_spread_over_the_training_text_alone(tmp_path):
+def test_the_parts_and_the_sample_come_from_all_over_the_text(tmp_path):
     path = write(tmp_path / "t.txt", "".join(f"w{i:06} " for i in range(900_000)))  # 7 MB
     source = prepare.Files(prepare.parse_arguments([str(path), "--out=o", "--val-mb=.7"]))
-
-    def numbers(texts):
-        return {int(n) for text in texts for n in re.findall(r"w(\d{6})", text)}
-
-    held_back, training = (
-        numbers(
-            text
-            for name in names
-            for span in source.parts[name]
-            for text, _ in prepare.read_documents(*span)
-        )
-        for names in (("val", "test"), ("train",))
-    )
-    assert sorted(held_back | training) == list(range(900_000)) and not held_back & training
-    parts = list(source.sample(3_000_000))
-    assert sum(map(len, parts)) == pytest.approx(3_000_000, abs=100)
-    found = numbers(parts)
-    assert found <= training and min(found) < 100_000 and max(found) > 800_000
-    assert 4 <= len({n // 100_000 for n in found}) <= 9
+    found = {
+        name: numbers("".join(text for span in row for text, _ in prepare.read_documents(*span)))
+        for name, row in source.parts.items()
+    }
+    assert sorted(chain(*found.values())) == list(range(900_000))
+    sample = list(source.sample(3_000_000))
+    assert sum(map(len, sample)) == pytest.approx(3_000_000, abs=100)
+    found["sample"] = numbers("".join(sample))
+    assert {*found["sample"]} <= {*found["train"]}
+    for part in found.values():  # in several pieces, the first and the last far from each other
+        pieces = sum(b - a > 1 for a, b in itertools.pairwise(part))
+        assert pieces >= 2 and max(part) - min(part) > 300_000
 
 
 # -- data sets
@@ -256,8 +233,14 @@ class Rows:
             raise self.failure
 
 
+def documents(tokenizer, texts):
+    """The ids of all, an end after each."""
+    end = tokenizer.special_ids[prepare.END_OF_TEXT]
+    return [i for text in texts for i in (*tokenizer.encode(text), end)]
+
+
 def test_a_stream_keeps_two_documents_in_a_hundred_back(tmp_path, monkeypatch):
-    stories = [some_text(40, seed) for seed in range(500)]
+    stories = [some_text(20, seed) for seed in range(500)]
     rows = [{"story": story.replace("\n", "\r\n")} for story in stories]
     rows[7:7] = [{"story": None}, {"story": " \n"}]  # rows without a text are passed over
     hub = Rows(monkeypatch, rows)
@@ -271,16 +254,14 @@ def test_a_stream_keeps_two_documents_in_a_hundred_back(tmp_path, monkeypatch):
     assert small("hf:a/b", "--out", tmp_path / "less", "--val-mb=.0001", *choices) == 0
     tokenizer, found = tokens(tmp_path / "less")
     assert found["val"] == documents(tokenizer, stories[:1])
-    assert found["test"] == documents(tokenizer, stories[50:51])
     assert found["train"] == documents(tokenizer, stories[1:50] + stories[51:])
     assert small("hf:a/b", "--out", tmp_path / "few", "--limit-mb=.015", *choices) == 0
     longest = max(len(story.encode("utf-8")) for story in stories)
-    sizes = open_tokens(tmp_path / "few", ("train", "val", "test"))[4:]
-    assert 15_000 <= sum(sizes) < 15_000 + longest
+    assert 15_000 <= sum(open_tokens(tmp_path / "few", PARTS)[4:]) < 15_000 + longest
 
 
 def test_what_was_read_before_the_network_failed_is_kept(tmp_path, monkeypatch, capsys):
-    rows = [{"text": some_text(200, seed)} for seed in range(60)]
+    rows = [{"text": some_text(100, seed)} for seed in range(60)]
     Rows(monkeypatch, rows[:45], OSError("no network"))
     options = ["hf:x", "--out", tmp_path / "o", "--sample-mb=.001"]
     assert small(*options) == 2
@@ -292,32 +273,12 @@ def test_what_was_read_before_the_network_failed_is_kept(tmp_path, monkeypatch, 
     assert found["train"] == documents(tokenizer, [r["text"] for r in rows[1:50] + rows[51:]])
 
 
-DATA_SETS = {
-    "another column": ([{"id": 1, "story": "x", "title": "y"}], "text': --column story or title"),
-    "no column of text": ([{"text": [{"role": "x"}], "id": 1}], "there is no other"),
-    "only one document": ([{"text": "x y z"}], "too little text"),
-    "no document": ([{"text": None}], "too little text"),
-    "no configuration": (
-        ValueError("Config name\nis missing: a, b"),
-        "is missing: a, b (to choose: --config and",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", DATA_SETS)
-def test_a_data_set_without_text_to_train_on_is_an_error(kind, tmp_path, monkeypatch, capsys):
-    rows, message = DATA_SETS[kind]
-    Rows(monkeypatch, *([[], rows] if isinstance(rows, ValueError) else [rows]))
-    assert small("hf:x", "--out", tmp_path / "o") == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
-
-
 # -- going on, starting anew
 
 
 def test_after_kill_9_it_goes_on(tmp_path):
     """The program with its worker processes: none lives on, and nothing is done twice."""
-    write(tmp_path / "text.txt", some_text(400_000))
+    write(tmp_path / "text.txt", some_text(200_000))
     options = ["--shard-mb=.02", "--workers=2", "--vocab-size=300", "--sample-mb=.1"]
     whole, killed = (
         [sys.executable, "prepare.py", tmp_path / "text.txt", "--out", tmp_path / name, *options]
@@ -344,51 +305,81 @@ def test_after_kill_9_it_goes_on(tmp_path):
     assert contents[0] == contents[1] and 0 < len(first) < len(contents[0]) - 2
 
 
-CHANGES = ["--sample-mb=7", "--shard-mb=5", "--val-mb=2", "--separator=And", "--vocab-size=299"]
-CHANGES += ["--column=a", "--config=a", "--split=a", "--limit-mb=2"]
+CHANGES = {
+    "file": ["--sample-mb=7", "--shard-mb=5", "--val-mb=2", "--separator=And", "--vocab-size=299"],
+    "hf:x": ["--column=a", "--config=a", "--split=a", "--limit-mb=2"],
+}
 
 
-@pytest.mark.parametrize("option", CHANGES)
-def test_another_text_or_option_needs_a_restart(option, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", CHANGES)
+def test_another_text_or_option_needs_a_restart(kind, tmp_path, monkeypatch, capsys):
+    def contents():
+        return {path: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+
     Rows(monkeypatch, [{"text": some_text(30, i), "a": "x"} for i in range(60)])
     path = write(tmp_path / "t.txt", some_text(3000))
-    source = "hf:x" if option in CHANGES[-4:] else path
+    source = path if kind == "file" else kind
     assert small(source, "--out", tmp_path / "o") == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "o").iterdir()}
-    assert small(source, "--out", tmp_path / "o", option) == 2
-    assert "--restart" in capsys.readouterr().err
+    before = contents()
+    for option in CHANGES[kind]:
+        assert small(source, "--out", tmp_path / "o", option) == 2
+        assert "--restart" in capsys.readouterr().err
     write(path, some_text(3000, 1))
     assert small(path, "--out", tmp_path / "o") == 2
     assert small(path, "--out", tmp_path / "o", "--restart", "--vocab-size=5") == 2
-    assert before == {path: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    assert contents() == before
     assert small(path, "--out", tmp_path / "o", "--restart") == 0
-    assert before != {path: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    assert contents() != before
 
 
-def test_mistakes_get_one_line(tmp_path, capsys):
+@pytest.fixture
+def says(capsys, tmp_path):
+    """says(message, *arguments): prepare.py refuses them with this, in its last line."""
+
     def says(message, *arguments):
-        assert run(*arguments) == 2
+        assert small(*arguments, "--out", tmp_path / "o") == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("prepare.py: ") and message in error
 
-    text, out = tmp_path / "text.txt", f"--out={tmp_path / 'o'}"
-    says("cannot be read", text, out)
-    says("no .txt file", tmp_path, out)
-    says("prepare.py hf:OWNER/NAME", "https://a.b/c.txt", out)
-    if Path("/dev/null").exists():
-        says("not a plain file", "/dev/null", out)
-    says("too little text", write(text, ""), out)
-    says("too little text", write(text, "hello"), out)
-    says("no '%%'", write(text, some_text(3000)), out, "--separator=%%")
-    says("too small", text, out, "--vocab-size=257")
-    says("cannot be", text, "--out", text / "below")
-    says("pip install datasets", "hf:some/stories", out)
-    for encoding, message in (("utf-16", "UTF-16"), ("utf-16-le", "NUL"), ("latin-1", "byte 8")):
-        text.write_bytes("a text: äöü ".encode(encoding) * 99)
-        says(message, text, out)
-    text.write_bytes(b"\x1f\x8b\x08" + bytes(99))
-    says("gzip", text, out)
+    return says
+
+
+def test_what_is_no_text_gets_one_line(says, tmp_path):
+    path, text = tmp_path / "text.txt", some_text(3000)
+    says("cannot be read", path)
+    says("no .txt file", tmp_path)
+    says("prepare.py hf:OWNER/NAME", "https://a.b/c.txt")
+    says("pip install datasets", "hf:some/stories")
+    for data, message in [
+        (b"", "too little text"),
+        (b"hello", "too little text"),
+        ("a text: äöü ".encode("utf-16") * 99, "UTF-16"),
+        ("a text: äöü ".encode("utf-16-le") * 99, "NUL"),
+        ("a text: äöü ".encode("latin-1") * 99, "byte 8"),
+        (b"\x1f\x8b\x08" + bytes(99), "gzip"),
+    ]:
+        path.write_bytes(data)
+        says(message, path)
+    write(path, text)
+    says("no '%%'", path, "--separator=%%")
+    says("too small", path, "--vocab-size=257")
     (tmp_path / "o").mkdir(exist_ok=True)
     (tmp_path / "o" / MANIFEST).write_text("{}")
-    says("damaged", write(text, some_text(3000)), out)
-    assert run(text, out, "--restart") == 0
+    says("damaged", path)
+    assert small(path, "--out", tmp_path / "o", "--restart") == 0
+    assert run(path, "--out", path / "below") == 2
+
+
+DATA_SETS = {
+    "text': --column story or title": [{"id": 1, "story": "x", "title": "y"}],
+    "there is no other": [{"text": [{"role": "x"}], "id": 1}],
+    "too little text": [{"text": "x y z"}],
+    "is missing: a, b (to choose: --config": ValueError("Config name\nis missing: a, b"),
+}
+
+
+@pytest.mark.parametrize("message", DATA_SETS)
+def test_a_data_set_without_text_to_train_on_gets_one_line(message, says, monkeypatch):
+    rows = DATA_SETS[message]
+    Rows(monkeypatch, *([[], rows] if isinstance(rows, ValueError) else [rows]))
+    says(message, "hf:x")

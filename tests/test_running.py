@@ -5,15 +5,13 @@ import dataclasses
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
 import train as command_line
-from conftest import OPTIONS, make_run, tiny
+from conftest import FORK, OPTIONS, make_run, tiny
 from files import UserError
 from hardware import Hardware
 from mdlm import training
@@ -49,19 +47,21 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path, tex
     options = [*OPTIONS, "--dropout=0.1", "--steps=40", f"--data={text_file}"]
     assert command_line.main([*options, f"--folder={tmp_path / 'whole'}"]) == 0
     folder, chance = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, command_line.__file__, *options, f"--folder={folder}"]
+    options = [*options, f"--folder={folder}"]
     for _ in range(3):  # at any moment after a new state has been written, saving included
         before, end = state_in(folder)["step"], time.monotonic() + 300
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = FORK.Process(target=command_line.main, args=(options,))
+        process.start()
         while state_in(folder)["step"] == before:
-            assert process.poll() is None and time.monotonic() < end
+            assert process.is_alive() and time.monotonic() < end
             time.sleep(0.01)
         time.sleep(0.05 * chance.random())
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         for path in folder.glob("*.safetensors"):
             load_checkpoint(path, DiffusionTransformer)  # whatever was killed, this is whole
-    assert command_line.main(command[2:]) == 0
+    assert command_line.main(options) == 0
     assert_equal_runs(folder, tmp_path / "whole")
     assert len(list(folder.iterdir())) == 2  # nothing half-written is left
 
@@ -124,7 +124,7 @@ def test_a_last_evaluation_that_was_broken_off_is_made_up_for(corpus, tmp_path, 
 def test_a_damaged_or_unreadable_state_gets_one_line(corpus, tmp_path):
     run = train(tiny(), corpus, tmp_path)
     whole, chance = run.resume_path.read_bytes(), random.Random(0)
-    for i in range(20):
+    for i in range(8):
         at = chance.randrange(len(whole))
         run.resume_path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) * (i % 2) + whole[at + 1 :])
         with pytest.raises(UserError, match=r"resume\.pt: damaged \([^\n]*--restart\)$"):
@@ -145,28 +145,37 @@ def test_a_run_does_not_go_on_with_another_text(part, corpus, tmp_path):
         make_run(dataclasses.replace(corpus, **{part: changed}), tmp_path).restore()
 
 
-def as_shards(path, tokens):
-    """The same tokens in a file on the disk."""
+def on_disk(corpus, part, path):
+    """The corpus with one of its parts in a file."""
+    tokens = getattr(corpus, part)
     tokens.tofile(path)
-    return Shards([path], [len(tokens)], tokens.dtype, "")
+    shards = Shards([path], [len(tokens)], tokens.dtype, "")
+    return dataclasses.replace(corpus, **{part: shards})
+
+
+@pytest.fixture
+def after_step(press, monkeypatch):
+    """after_step(n, do): do something as soon as the weights have changed in step n."""
+    usual, done = Hardware.step, press()
+
+    def after_step(n, do):
+        def step(self, *given):
+            usual(self, *given)
+            if done[-1] == n:
+                do()
+
+        monkeypatch.setattr(Hardware, "step", step)
+
+    return after_step
 
 
 @pytest.mark.parametrize(("part", "stops_at"), [("train", 7), ("val", 6)])
-def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, press, monkeypatch):
+def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, press, after_step):
     config, path, away = tiny(dropout=0.1, save_every=5), tmp_path / "text.bin", tmp_path / "away"
-    corpus = dataclasses.replace(corpus, **{part: as_shards(path, getattr(corpus, part))})
+    corpus = on_disk(corpus, part, path)
     train(config, corpus, tmp_path / "whole")
-    usual, done = Hardware.step, press()  # the list of the steps that are done
-
-    def step(self, *given):
-        usual(self, *given)
-        if done[-1] == stops_at - 1:
-            path.rename(away)
-
-    monkeypatch.setattr(Hardware, "step", step)
-    with pytest.raises(
-        UserError, match=r"text\.bin: cannot be read \(No such file or directory\)$"
-    ):
+    after_step(stops_at - 1, lambda: path.rename(away))
+    with pytest.raises(UserError, match=r"text\.bin: cannot be read"):
         train(config, corpus, tmp_path / "stopped")
     assert state_in(tmp_path / "stopped")["step"] == stops_at
     away.rename(path)
@@ -176,34 +185,10 @@ def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, pr
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_another_error_in_a_step_saves_nothing(corpus, tmp_path, press, monkeypatch):
-    usual, done = Hardware.step, press()
-
-    def half_done(self, *given):
-        usual(self, *given)
-        if done[-1] == 6:
-            raise IndexError("an edit")
-
-    monkeypatch.setattr(Hardware, "step", half_done)
-    corpus = dataclasses.replace(corpus, train=as_shards(tmp_path / "text.bin", corpus.train))
-    with pytest.raises(IndexError):
-        train(tiny(), corpus, tmp_path)
-    assert state_in(tmp_path)["step"] == 4
-
-
-def test_a_vanished_text_saves_no_loss_that_is_no_number(corpus, tmp_path, press, monkeypatch):
-    path, usual, done = tmp_path / "text.bin", Hardware.finish_gradient, press()
-    corpus = dataclasses.replace(corpus, train=as_shards(path, corpus.train))
-
-    def explodes(self, model, optimizers, loss):
-        usual(self, model, optimizers, loss)
-        if done[-1] == 6:
-            path.unlink()
-            loss *= torch.nan
-
-    monkeypatch.setattr(Hardware, "finish_gradient", explodes)
-    with pytest.raises(UserError, match=r"text\.bin: cannot be read"):
-        train(tiny(), corpus, tmp_path)
+def test_another_error_in_a_step_saves_nothing(corpus, tmp_path, after_step):
+    after_step(6, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), on_disk(corpus, "train", tmp_path / "text.bin"), tmp_path)
     assert state_in(tmp_path)["step"] == 4
 
 
@@ -228,11 +213,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_saved(
     with pytest.raises(UserError, match=r"not a number any more at step 8: .*saved before"):
         train(tiny(), corpus, tmp_path)
     assert state_in(tmp_path)["step"] == 4
-    run = make_run(corpus, tmp_path / "other")
-    run.model.embedding.weight.data[0, 0] = torch.nan
-    with pytest.raises(UserError, match="not a number any more"):
-        run.save()
-    assert not (tmp_path / "other").exists()
 
 
 def test_a_full_disk_leaves_what_was_there(corpus, tmp_path):

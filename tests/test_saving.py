@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import saving
-from bpe_tokenizer import MASK, BPETokenizer
+from bpe_tokenizer import BPETokenizer
 from conftest import TEXT, make_model, tiny
 from files import UserError
 from mdlm import model as network
@@ -66,30 +66,21 @@ def forgeries(path):
         new |= {"fingerprint": saving.fingerprint(weights, new)}
         return safetensors.torch.save(weights, new)
 
-    def config(**changed):
-        return json.dumps({**json.loads(header["config"]), **changed})
-
-    names = sorted(weights)
-    qkv = [name for name in names if name.endswith("qkv.weight")]
-    swapped = dict(zip(qkv, [weights[name] for name in qkv[::-1]], strict=True))
-    yield safetensors.torch.save(weights | swapped, header)
     yield safetensors.torch.save(weights, header | {"fingerprint": "0" * 64})
     yield from (write(version="1"), write(format="pt"), write({}))
-    yield from (write({n: w.to(d) for n, w in weights.items()}) for d in (torch.int32, torch.uint8))
-    yield write({name: weights[name] for name in names[1:]})
+    yield write({n: w.to(torch.int32) for n, w in weights.items()})
+    yield write(dict([*weights.items()][1:]))
     yield write({**weights, "extra": torch.zeros(3)})
     yield write({n: w.t().contiguous() for n, w in weights.items()})
+    config = json.loads(header["config"])
     for key in ("n_layers", "d_model", "n_heads", "vocab_size"):
-        for value in (257, 2**20, 10**8, 10**12, -4, 0, "6", None, 1.5, [4]):
-            yield write(config=config(**{key: value}))
-    huge = config()[:-1] + ', "seed": ' + "9" * 5000 + "}"
-    for text in (config(surprise=1), "[1]", "[" * 100_000, huge, huge.replace("seed", "ema")):
-        yield write(config=text)
-    for text in ("{", "[]", "7", "[0.5]", '{"a": 1}', "null", '"x"'):
-        yield from (write(answers=text), write(tokenizer=text))
+        for value in (2**20, 10**12, -4, 0, "6", None, 1.5, [4]):
+            yield write(config=json.dumps(config | {key: value}))
+    for text in ("{", "[]", "[" * 100_000, '{"a": 1}', "null"):
+        yield from (write(config=text), write(answers=text), write(tokenizer=text))
     merges = BPETokenizer.from_json(header["tokenizer"]).merges
-    for given in ((merges[:9],), (merges, ("<|x|>",)), (merges[:-1], (MASK, "<|x|>"))):
-        yield write(tokenizer=BPETokenizer(*given).to_json())
+    yield write(tokenizer=BPETokenizer(merges[:9]).to_json())
+    yield write(tokenizer=BPETokenizer(merges, ("<|x|>",)).to_json())
 
 
 def damages(whole):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT, noise
 from mdlm.diffusion import spread_mask_counts
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample, sample_confident, sample_first_hitting
@@ -28,7 +29,6 @@ from mdlm.sudoku import (
 )
 from saving import load_checkpoint
 from settings import settings
-from tests.test_identity import ROOT
 
 MASK = TOKENIZER.mask_id
 
@@ -41,10 +41,6 @@ def small():
 @pytest.fixture(scope="module")
 def classes():
     return first_row_grids(6)
-
-
-def noise(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def chi_square(x, n_kinds):
@@ -225,6 +221,6 @@ def test_the_included_model_is_as_good_as_its_card_says(classes):
     last = metadata["history"][-1]
     error = math.hypot(excess.std().item() / math.sqrt(n), last["nats_error"])
     assert abs(math.log(28_200_960) + excess.mean().item() - last["nats"]) < 4 * error < 1
-    puzzles = torch.stack([make_puzzle(exact, grid, 14, generator) for grid in x[:50]])
-    solved = sample_confident(model, puzzles, 36, generator, "margin").tokens == x[:50]
-    assert solved.all(dim=1).double().mean() > 0.9
+    puzzles = torch.stack([make_puzzle(exact, grid, 14, generator) for grid in x[:20]])
+    solved = sample_confident(model, puzzles, 36, generator, "margin").tokens == x[:20]
+    assert solved.all(dim=1).sum() >= 18

@@ -10,7 +10,7 @@ import pytest
 import train as command_line
 from compare import differences
 from compressors import bits_per_byte
-from conftest import OPTIONS, TINY, tiny
+from conftest import OPTIONS, ROOT, TINY, tiny
 from corpus import load_text, split_text
 from files import UserError
 from mdlm.blocks import BlockDenoiser
@@ -19,7 +19,6 @@ from mdlm.training import evaluate, train
 from saving import load_checkpoint, save_checkpoint
 from settings import Config, settings
 
-ROOT = Path(__file__).parent.parent
 WRONG = {  # an option: a part of the answer
     "--data=missing.txt": "missing.txt: cannot be read (No such file or directory)",
     "--data=.": "a folder that prepare.py has not made",
