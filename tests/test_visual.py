@@ -675,11 +675,15 @@ def test_pointing_at_things_shows_what_is_known_of_them():
             assert told == [VIEWS[item.command[5:]]] * (item.command != "view text")
 
 
-def test_nobody_is_told_to_change_what_a_gpt_wrote():
+def test_nobody_can_or_is_told_to_change_what_a_gpt_wrote():
     lanes = [sampled(TWIN)]
     place = anchors(laid(lanes, State(at=END)))[9]
     told = card(State(at=END, mouse=(place.x + 1, place.y + 1)), lanes)
     assert "drawn" in told[1] and "click" not in " ".join(told)
+    worker = work(model=TWIN)
+    worker.open()
+    state = State(at=END, selected=frozenset([9]), request="erase")
+    assert obey(state, worker, None, lanes).message.startswith("a GPT cannot fill gaps")
 
 
 def test_settings_change_one_at_a_time_and_stay_in_range():
