@@ -178,6 +178,11 @@ def load(arguments, settings):
         settings = replace(settings, prompt=prompt)
     if settings.length == DEFAULTS["length"]:
         settings = replace(settings, length=min(settings.length, model.config.context))
+    if model.config.block and settings.sampler == DEFAULTS["sampler"]:
+        settings = replace(settings, sampler="first-hitting")  # a block is short: one token a call
+    if model.config.block and settings.steps == DEFAULTS["steps"]:
+        whole = settings.length or model.config.context
+        settings = replace(settings, steps=max(settings.steps, whole))
     runs = [settings] + [changed(settings, arguments.compare)] * bool(arguments.compare)
     for each in runs:  # raises UserError if they make no sense
         begin(model, tokenizer, each)

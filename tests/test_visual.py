@@ -1240,6 +1240,9 @@ def test_text_files_and_races_from_the_command_line(checkpoint, tmp_path, capsys
     for block in (["--block"], ["--block", "8"]):
         assert sample_visual.main([*asked, *block, "--length", "auto", "--text"]) == 0
         assert "\nblock 1/" in capsys.readouterr().out
+    whole = ["--folder", str(tmp_path), "--block", "--prompt", "", "--text"]
+    assert sample_visual.main(whole) == 0  # a token in each call, if nothing else is asked for
+    assert "network calls  16" in capsys.readouterr().out
     wrong = {"for blocks of 8": ["--block", "4"], "without blocks": [checkpoint, "--block"]}
     for trained, options in wrong.items():
         assert sample_visual.main([*asked, *options, "--text"]) == 2
