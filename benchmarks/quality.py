@@ -239,9 +239,10 @@ def tables(rows):
                 else variant.__doc__
             )
             cpu = statistics.mean(row["cpu"] for row in group) / base
+            cpu = "" if math.isnan(cpu) else f"{cpu:.2f} x"
             lines.append(
                 f"| `{name}` | {changed or 'nothing'} | {group[0]['parameters'] / 1e6:.2f}M "
-                f"| {cpu:.2f} x | {means[name]:.3f} | {len(group)} |"
+                f"| {cpu} | {means[name]:.3f} | {len(group)} |"
             )
     return "\n".join(lines)
 
