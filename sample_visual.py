@@ -134,12 +134,10 @@ def for_grid(settings, model):
 
 def read(path):
     """(model, tokenizer) of a checkpoint of any kind. Raises UserError if it is none."""
-    from mdlm.blocks import BlockDenoiser
-    from mdlm.model import DiffusionTransformer
     from saving import load_checkpoint, read_metadata
+    from train import parts
 
-    network = BlockDenoiser if read_metadata(path)[0].block else DiffusionTransformer
-    return load_checkpoint(path, network)[:2]
+    return load_checkpoint(path, parts(read_metadata(path)[0])["network"])[:2]
 
 
 def load(arguments, settings):
@@ -158,8 +156,9 @@ def load(arguments, settings):
         wanted = arguments.block  # None: not in blocks, 0: blocks of any size
         path = arguments.checkpoint or newest_checkpoint(folder, blocks=wanted is not None)
         model, tokenizer = read(path)
-        if wanted is not None and model.config.block != (wanted or model.config.block or None):
-            its = f"for blocks of {model.config.block}" if model.config.block else "without blocks"
+        block = model.config.block
+        if wanted is not None and (not block or wanted not in (0, block)):
+            its = f"for blocks of {block}" if block else "without blocks"
             raise UserError(
                 f"{path}: trained {its}: name another checkpoint, or train one with train.py "
                 f"--block {wanted or 16}"

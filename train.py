@@ -87,11 +87,12 @@ def enough_tokens(config):
 
 
 def parts(config):
-    """What `train` needs to know of the network: {} for what it takes by itself."""
+    """The network, the training loss and the bound of a config, as `train` takes them."""
     from mdlm.blocks import BlockDenoiser, block_nelbo, block_training_loss
+    from mdlm.model import DiffusionTransformer
 
     if not config.block:
-        return {}
+        return dict(network=DiffusionTransformer, loss=None, bound=None)
     return dict(network=BlockDenoiser, loss=block_training_loss, bound=block_nelbo)
 
 
@@ -109,8 +110,7 @@ def export(run, path):
     for p in run.model.parameters():
         p.data = p.data.bfloat16().float()
     tokens, passes = run.corpus.val, 1 if run.config.causal else 8
-    bound = parts(run.config).get("bound")
-    nats = evaluate(run.model, tokens, passes=passes, bound=bound)
+    nats = evaluate(run.model, tokens, passes=passes, bound=parts(run.config)["bound"])
     bpb, error = (bits_per_byte(n, len(tokens), run.corpus.val_bytes) for n in nats)
     metadata = run.metadata() | dict(bpb=bpb, error=error)
     save_checkpoint(path, run.model, run.corpus.tokenizer, metadata, torch.bfloat16)
@@ -191,8 +191,8 @@ def train_from(config, arguments, rank):
                 z[:, :last] = x[:, :last]
             watch = make_watch(corpus.tokenizer, z, write)
     resume = not arguments.restart
-    network = parts(config)
-    return train(config, corpus, arguments.folder, resume=resume, watch=watch, **network)
+    its = parts(config)
+    return train(config, corpus, arguments.folder, resume=resume, watch=watch, **its)
 
 
 def show_runs(folder):

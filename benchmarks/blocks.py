@@ -13,11 +13,12 @@ blocks.json, the curve to img/blocks.png. The test text is opened for the last c
 
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import torch
-from common import ROOT, keep, make_parser, random_corpus, run_apart, start_table
+from common import ROOT, keep, load_any, make_parser, random_corpus, run_apart, start_table
 from samples import Judge
 
 from compressors import bits_per_byte
@@ -37,7 +38,7 @@ from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample_first_hitting
 from mdlm.training import EMA, evaluate, make_optimizers, training_step
 from mdlm.twin import sample_twin
-from saving import INCLUDED, load_checkpoint, read_metadata, save_checkpoint
+from saving import INCLUDED, save_checkpoint
 from settings import settings
 from train import parts
 
@@ -82,8 +83,7 @@ def trainer(name, **changes):
         (random_corpus(config), config) if changes.get("corpus") == "" else prepare_corpus(config)
     )
     torch.manual_seed(config.seed)
-    network = parts(config).get("network", DiffusionTransformer)
-    model, hardware = network(config), Hardware(torch.device("cpu"))
+    model, hardware = parts(config)["network"](config), Hardware(torch.device("cpu"))
     optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
     if config.compile:
         compile_blocks(model.blocks, hardware.device)
@@ -113,12 +113,6 @@ def train_for(name, seed, steps, folder, **changes):
 
 def path_of(name, seed, folder=FOLDER):
     return Path(folder) / f"{name.replace(',', '').replace(' ', '-')}-seed-{seed}.safetensors"
-
-
-def load(path):
-    """(model, tokenizer, metadata) of a checkpoint of any kind, on the CPU."""
-    network = parts(read_metadata(path)[0]).get("network", DiffusionTransformer)
-    return load_checkpoint(path, network, "cpu")
 
 
 def costs(rounds):
@@ -164,9 +158,9 @@ def write(model, n, length):
 
 def measure(name, seed, judge, smoke):
     """All figures of one checkpoint, a dict."""
-    model, tokenizer, metadata = load(path_of(name, seed))
+    model, tokenizer, metadata = load_any(path_of(name, seed), "cpu")
     corpus, config = prepare_corpus(model.config)
-    bound = parts(config).get("bound")
+    bound = parts(config)["bound"]
     row = dict(name=name, seed=seed, steps=metadata["steps"], seconds=metadata["seconds"])
     test = open_test(config, tokenizer)
     for part, tokens, n_bytes in (("validation", corpus.val, corpus.val_bytes), ("test", *test)):
@@ -227,10 +221,10 @@ def speeds(smoke):
 
 def included(n):
     """Print what the included models' texts are like, beside real ones."""
-    models = {name: load(JUDGE.with_stem(name))[0] for name in INCLUDED}
-    model, tokenizer, _ = load(JUDGE)
-    corpus, config = prepare_corpus(model.config)
-    judge = Judge(load_parts(config.corpus, ROOT / "data")[0], tokenizer, model)
+    loaded = {name: load_any(JUDGE.with_stem(name), "cpu") for name in INCLUDED}
+    twin, tokenizer, _ = loaded[JUDGE.stem]
+    corpus, config = prepare_corpus(twin.config)
+    judge = Judge(load_parts(config.corpus, ROOT / "data")[0], tokenizer, twin)
     real = covering_windows(corpus.val, config.context)[0]
     real = real[:: len(real) // n][:n]  # evenly spread
     masks = torch.full_like(real, tokenizer.mask_id)
@@ -243,13 +237,12 @@ def included(n):
 
     show("real text", "", real, "")
     for top_p in (1.0, 0.9):
-        for name, sampler, steps in (
-            ("kjv", sample_first_hitting, None), ("kjv-blocks", sample_blocks, None),
-            ("kjv-blocks", sample_blocks, 2), ("kjv-twin", sample_twin, None),
+        for name, sampler in (
+            ("kjv", sample_first_hitting), ("kjv-blocks", sample_blocks),
+            ("kjv-blocks", partial(sample_blocks, steps=2)), ("kjv-twin", sample_twin),
         ):  # fmt: skip
-            options = dict(generator=torch.Generator().manual_seed(1), top_p=top_p)
-            options |= {} if name == "kjv-twin" else dict(steps=steps)
-            made = sampler(models[name], masks, **options)
+            noise = torch.Generator().manual_seed(1)
+            made = sampler(loaded[name][0], masks, generator=noise, top_p=top_p)
             show(name, top_p, made.tokens, f"{made.network_calls:.0f}")
 
 
@@ -265,8 +258,8 @@ def draw(rows):
     axis.plot(*zip(*sorted(means.items()), strict=True), "C0-", lw=1)
     axis.plot(*zip(*points, strict=True), "C0o", label="blocks (128: plain diffusion)")
     gpts = [row["test"] for row in rows if row["name"] == "gpt"]
-    for label, bits in zip(["GPT, exact", *[None] * len(gpts)], gpts, strict=False):
-        axis.axhline(bits, color="C1", ls="--", lw=1, label=label)
+    for i, bits in enumerate(gpts):
+        axis.axhline(bits, color="C1", ls="--", lw=1, label=None if i else "GPT, exact")
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(means), sorted(means))
     axis.set(xlabel="tokens in a block", ylabel="test, bits per byte, at most")
@@ -315,7 +308,7 @@ def main():
     if not arguments.smoke:
         calls = [(train_for, *run, arguments.steps, FOLDER) for run in wanted]
         list(run_apart([call for call in calls if not path_of(*call[1:3]).exists()]))
-    judge = load(JUDGE)[0]
+    judge = load_any(JUDGE, "cpu")[0]
     rows = [measure(*run, judge, arguments.smoke) for run in wanted if path_of(*run).exists()]
     fast = speeds(arguments.smoke)
     report(rows, fast)

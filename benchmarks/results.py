@@ -26,14 +26,14 @@ from dataclasses import asdict
 import numpy as np
 import pyppmd
 import torch
-from common import ROOT, keep, make_parser, start_table
+from common import ROOT, keep, load_any, make_parser, start_table
 
 from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
 from corpus import covering_windows, is_prepared, open_test, text_parts
 from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate
 from mdlm.twin import nats_along
-from saving import INCLUDED, load_checkpoint, read_metadata
+from saving import INCLUDED, load_checkpoint
 from train import parts
 
 OURS = [ROOT / "checkpoints" / f"{name}.safetensors" for name in INCLUDED]
@@ -76,13 +76,12 @@ def compress(train_text, test_text, n_windows):
 
 def measure(path, smoke):
     """What one checkpoint says of the test text, and what is known of its run: a dict."""
-    its = parts(read_metadata(path)[0])
-    model, tokenizer, metadata = load_checkpoint(path, its.get("network", DiffusionTransformer))
+    model, tokenizer, metadata = load_any(path)
     tokens, n_bytes = open_test(model.config, tokenizer)
     if smoke:
         tokens, n_bytes = tokens[:300], 1200
     passes = 1 if model.config.causal or smoke else 8
-    nats = evaluate(model, tokens, passes=passes, bound=its.get("bound"))
+    nats = evaluate(model, tokens, passes=passes, bound=parts(model.config)["bound"])
     bpb, error = (bits_per_byte(n, len(tokens), n_bytes) for n in nats)
     run = asdict(model.config) | {"code": metadata["code"]}
     seed = run.pop("seed")

@@ -44,7 +44,9 @@ SMALLER = {  # what a reader writes, and instead of what, in the cells that are 
 def make_smaller(path):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        for old, new in SMALLER.items() if not cell.source.startswith("#| export") else ():
+        if cell.source.startswith("#| export"):
+            continue
+        for old, new in SMALLER.items():
             cell.source = cell.source.replace(old, new)
     nbformat.write(notebook, path)
 

@@ -121,12 +121,11 @@ def test_the_included_models_are_what_their_card_says(name):
     assert path.stat().st_size < 15_000_000
     config = settings("included" + name.removeprefix("kjv"))
     its = command_line.parts(config)
-    network = its.get("network", DiffusionTransformer)
-    model, tokenizer, metadata = load_checkpoint(path, network, "cpu")
+    model, tokenizer, metadata = load_checkpoint(path, its["network"], "cpu")
     assert model.config == config
     text = split_text(load_text("kjv", ROOT / "data"))[1]
     tokens = np.array(tokenizer.encode(text))
-    figures = evaluate(model, tokens, max_windows=24, bound=its.get("bound"))
+    figures = evaluate(model, tokens, max_windows=24, bound=its["bound"])
     bpb, error = (bits_per_byte(n, len(tokens), len(text.encode("utf-8"))) for n in figures)
     assert bpb == pytest.approx(metadata["bpb"], abs=4 * error)
     card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
