@@ -216,20 +216,14 @@ def finish(run, arguments):
     best = min(run.history, key=lambda row: row["bpb"])
     passes = last["tokens"] / len(run.corpus.train)
     if last["bpb"] > 8:
-        print(
-            "More than 8 bits: worse than no model at all. Is the validation text, the end of it,"
-        )
-        print("of another kind or language than the rest? Or too short to learn from?")
-    elif last["bpb"] > best["bpb"] + 0.05:  # more than evaluations on a part may be off
-        print(f"After {best['step']:,} steps it was {best['bpb']:.3f}:", end=" ")
-        if passes >= 2:
-            print("since then it has memorised the training text", end=", ")
-            print(f"read {passes:.0f} times. Try --steps {best['step']}, or more dropout.")
-        else:
-            print("the end of the text, to validate on, seems to be of another kind than the rest.")
+        print("More than 8 bits: worse than no model at all. Is the text too short to learn from?")
+    elif passes >= 2 and last["bpb"] > best["bpb"] + 0.05:  # more than a part of it may be off
+        print(f"After {best['step']:,} steps it was {best['bpb']:.3f}: since then it has", end=" ")
+        print(f"memorised the training text, read {passes:.0f} times.", end=" ")
+        print(f"Try --steps {best['step']}, or more dropout.")
     if arguments.export:
         bpb, error = export(run, arguments.export)
-        print(f"{arguments.export}: in bfloat16 {bpb:.3f} ± {error:.3f} bits per byte")
+        print(f"{arguments.export}: in bfloat16 {bound}{bpb:.3f} ± {error:.3f} bits per byte")
     print(f"now: python sample_visual.py {run.path}")
 
 

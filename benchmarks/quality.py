@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py                       every variant, two seeds: hours
     python benchmarks/quality.py base untied --seeds 1 2 --jobs 2
+    python benchmarks/quality.py --together checkpoints/*.safetensors    the mean of several models
 
 The base is the preset "small" with uniform mask rates and whole windows only. Each run computes on
 one thread, so that `--jobs` of them side by side do not wait for each other; "CPU" is its processor
@@ -23,9 +24,11 @@ from common import ROOT, make_parser, run_apart
 from torch import nn
 
 import corpus
+from compressors import bits_per_byte
 from files import UserError, write_atomically
 from mdlm import diffusion, model, training
-from settings import nearest, settings
+from saving import load_checkpoint
+from settings import LARGE, nearest, settings
 
 RESULTS = Path(__file__).with_suffix(".json")
 Network = model.DiffusionTransformer
@@ -115,6 +118,26 @@ def head_gates():
     model.Attention.__init__, model.Attention.forward = __init__, forward
 
 
+def skips():
+    """The later half of the layers also gets what went into the earlier half, as in a U-Net."""
+
+    def make(network, config):
+        network.shares = nn.Parameter(torch.zeros(config.n_layers // 2))
+
+    def features(self, z_t, t=None):
+        x, L, half, kept = self.embedding(z_t), z_t.shape[1], len(self.shares), []
+        for number, block in enumerate(self.blocks):
+            if number < half:
+                kept.append(x)
+            elif kept:  # the last one first
+                x = x + self.shares[number - half] * kept.pop()
+            x = block(x, self.cos[:L], self.sin[:L])
+        return self.norm(x)
+
+    add_to_network(make)
+    Network.features = features
+
+
 def more_masks():
     """Shares of masks are drawn from Beta(1.5, 1): the same objective as rate_power=0.5."""
     usual = training.training_loss
@@ -168,6 +191,11 @@ def old_split():
     return VARIANTS["small"]
 
 
+def old_split_included():
+    """As `old-split`, at the size of the included model."""
+    return LARGE | old_split()
+
+
 BASE = dict(rate_power=0.0, short_windows=0.0)
 VARIANTS = {  # name: changed settings, or a function that changes the package, and may return some
     "base": {},
@@ -190,12 +218,15 @@ VARIANTS = {  # name: changed settings, or a function that changes the package, 
     "convolution": convolution,
     "value-residual": value_residual,
     "head-gates": head_gates,
+    "skips": skips,
     "vocabulary-4096": dict(vocab_size=4096),
     "muon-lr-0.005": dict(muon_lr=0.005),
-    **{f"bibles-{n}": dict(corpus=f"bibles-{n}") for n in (4, 12)},
+    **{f"bibles-{n}": dict(corpus=f"bibles-{n}") for n in (2, 4, 8, 12)},
     "twin": dict(causal=True),
-    **{f"twin-bibles-{n}": dict(causal=True, corpus=f"bibles-{n}") for n in (4, 12)},
+    **{f"twin-bibles-{n}": dict(causal=True, corpus=f"bibles-{n}") for n in (2, 4, 8, 12)},
     "old-split": old_split,
+    "old-split-included": old_split_included,
+    "included-bibles-4": LARGE | dict(rate_power=0.5, short_windows=0.25, corpus="bibles-4"),
 }
 TINY = dict(corpus=str(ROOT / "README.md"), vocab_size=300, d_model=32, context=32, compile=False)
 
@@ -214,6 +245,34 @@ def train_for(name, steps, seed, **plan):
     last = run.history[-1]
     parameters = sum(p.numel() for p in run.model.parameters())
     return dict(bpb=last["bpb"], error=last["error"], cpu=cpu, parameters=parameters)
+
+
+class Together(nn.Module):
+    """The mean of what several networks predict. It is a prediction, too, so it has a bound."""
+
+    def __init__(self, networks):
+        super().__init__()
+        self.networks, self.config = nn.ModuleList(networks), networks[0].config
+        self.mask_id = networks[0].mask_id
+
+    def features(self, z_t, t=None):
+        return torch.cat([network.features(z_t, t) for network in self.networks], dim=-1)
+
+    def head(self, h):
+        parts = zip(self.networks, h.chunk(len(self.networks), dim=-1), strict=True)
+        log_p = torch.stack([network.head(part).log_softmax(dim=-1) for network, part in parts])
+        return log_p.logsumexp(dim=0) - math.log(len(log_p))
+
+
+def together(paths):
+    """Print the bound of each of these models, and of their mean, on the validation text."""
+    loaded = [load_checkpoint(path, Network) for path in paths]
+    networks, (_, tokenizer, metadata) = [each[0] for each in loaded], loaded[0]
+    text = corpus.corpus_of(networks[0].config, tokenizer, metadata)
+    for name, net in [*zip(paths, networks, strict=True), ("their mean", Together(networks))]:
+        nats = training.evaluate(net, text.val, passes=4)
+        bpb, error = (bits_per_byte(n, len(text.val), text.val_bytes) for n in nats)
+        print(f"{name}: at most {bpb:.3f} ± {error:.3f} bits per byte")
 
 
 def tables(rows):
@@ -261,7 +320,11 @@ def main():
     parser.add_argument("--steps", type=int, default=1500, help="(default: 1500)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    parser.add_argument("--together", nargs="+", metavar="CHECKPOINT", help="of the same text")
     arguments = parser.parse_args()
+    if arguments.together:
+        together(arguments.together)
+        return
     if arguments.smoke:
         for name in ("base", "complementary-masks", "value-residual"):
             print(train_for(name, 2, 1, **TINY))
