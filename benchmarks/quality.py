@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from common import ROOT, make_parser, run_apart
@@ -314,6 +316,23 @@ def keep(rows):
     write_atomically(page, f"{head.rstrip()}\n{tables(rows)}\n".encode())
 
 
+def draw_translations(rows):
+    """Bits per byte against the number of translations read, as img/translations.png."""
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for first, label in {"base": "diffusion (a bound)", "twin": "twin"}.items():
+        numbers = {first: 1}
+        numbers |= {f"{first}-bibles-{n}".removeprefix("base-"): n for n in (2, 4, 8, 12)}
+        points = [(numbers[r["name"]], r["bpb"]) for r in rows if r["name"] in numbers]
+        axes.scatter(*zip(*points, strict=True), s=12)
+        means = {n: statistics.mean(y for m, y in points if m == n) for n, _ in sorted(points)}
+        axes.plot(means.keys(), means.values(), label=label)
+    axes.set(xlabel="translations in the training text", ylabel="validation bits per byte")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(ROOT / "img" / "translations.png", dpi=120)
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="VARIANT", help="(default: all in quality.md)")
@@ -339,7 +358,9 @@ def main():
         rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
         rows = [r for r in rows if any(r[k] != row[k] for k in row)]  # measured anew
         keep([*rows, row | result])
-    print(tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    draw_translations([row for row in rows if row["steps"] == 1500])
+    print(tables(rows))
 
 
 if __name__ == "__main__":
