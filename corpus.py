@@ -131,7 +131,7 @@ def split_text(text, seed=0):
     The text is cut into blocks of whole chapters, paragraphs or lines, at least 50 blocks of up to
     about 4,000 characters. Which of them are for validation, and which for the test, is drawn by
     lot. So all three parts come from the same books, and nobody has chosen them. The test text
-    stays sealed: choose settings by the validation text, and open it (benchmarks/results.py) once.
+    stays sealed: choose settings by the validation text, and open it for what is published alone.
     """
     size = min(4000, max(1, len(text) // 50))
     blocks = [""]

@@ -255,7 +255,7 @@ class Together(nn.Module):
     def __init__(self, networks):
         super().__init__()
         self.networks, self.config = nn.ModuleList(networks), networks[0].config
-        self.mask_id = networks[0].mask_id
+        self.mask_id, self.embedding = networks[0].mask_id, networks[0].embedding
 
     def features(self, z_t, t=None):
         return torch.cat([network.features(z_t, t) for network in self.networks], dim=-1)

@@ -40,20 +40,6 @@ Written by `python benchmarks/samples.py`, with fixed seeds; nothing is chosen a
 edited. The model has read the training text; the passages come from the validation text, evenly \
 spread, which it has not.
 
-## Which sampler?
-
-{n} texts of {length} tokens from each, and as many real ones. *Distinct pairs*: the share of \
-different ones among all pairs of neighbouring words. *No words*: the share of words that the \
-training text does not have. *Longest copy*: the longest piece of a text that stands verbatim in \
-the training text, in characters, the median. *Nats*: what the twin, an independent judge, needs \
-for a token; ± is the standard error over the texts. Low is not good by itself: a text that says \
-the same thing again and again is cheap. *Corrected*: five times, a twentieth of the tokens is \
-masked again at random and filled anew.
-
-| | calls | distinct pairs | no words | longest copy | nats per token |
-|---|---:|---:|---:|---:|---:|
-{table}
-
 ## Blanks
 
 One to three words are masked. Under each passage: what the model expects at each blank, the \
@@ -67,16 +53,22 @@ A dozen tokens are masked and filled again, **in bold** (top-p 0.9).
 
 {gaps}
 
+## Sentences
+
+Thirty tokens are masked, about a sentence, and filled again, **in bold** (top-p 0.9).
+
+{sentences}
+
 ## Whole texts, ancestral sampling, top-p 0.8
 
-Of the settings above that keep most of the variety, the one with the fewest words that are no \
-words. The window and the page begin with it.
+Of the settings in the table below that keep most of the variety, the one with the fewest words \
+that are no words. The window and the page begin with it.
 
 {best}
 
 ## Whole texts, plain ancestral sampling
 
-Drawn from the model as it is, without any sampling parameter.
+Without any sampling parameter, in as many steps as tokens.
 
 {plain}
 
@@ -89,6 +81,20 @@ The GPT of the same size, from left to right, top-p 0.9.
 ## Where it breaks
 
 {breaks}
+
+## Which sampler?
+
+{n} texts of {length} tokens from each, and as many real ones. *Distinct pairs*: the share of \
+different ones among all pairs of neighbouring words. *No words*: the share of words that the \
+training text does not have. *Longest copy*: the longest piece of a text that stands verbatim in \
+the training text, in characters, the median. *Nats*: what the twin needs for a token; its own \
+texts, the last two rows, are cheap for it. ± is the standard error over the texts. Low is not \
+good by itself: a text that says the same thing again and again is cheap. *Corrected*: five times, \
+a twentieth of the tokens is masked again at random and filled anew.
+
+| | calls | distinct pairs | no words | longest copy | nats per token |
+|---|---:|---:|---:|---:|---:|
+{table}
 """
 
 
@@ -213,9 +219,9 @@ def blank(model, tokenizer, ids, n_blanks):
     return "\n".join(lines)
 
 
-def gap(model, tokenizer, ids, generator, **options):
-    """A passage with a gap of twelve tokens, filled, as Markdown."""
-    middle = slice(len(ids) // 2 - 6, len(ids) // 2 + 6)
+def gap(model, tokenizer, ids, generator, size=12, **options):
+    """A passage with a gap of `size` tokens, filled, as Markdown."""
+    middle = slice((len(ids) - size) // 2, (len(ids) + size) // 2)
     z = ids[None].clone()
     z[0, middle] = model.mask_id
     made = sample_first_hitting(model, z, generator=generator, **options).tokens[0]
@@ -269,6 +275,9 @@ def report(path, twin_path, n=16, shown=4, length=None, known=None):
         ),
         gaps="\n\n".join(
             gap(model, tokenizer, ids, noise(2), top_p=0.9) for ids in passages(2 * shown, 40)
+        ),
+        sentences="\n\n".join(
+            gap(model, tokenizer, ids, noise(3), size=30, top_p=0.9) for ids in passages(shown, 80)
         ),
         best=as_texts(made["ancestral, top-p 0.8"]),
         plain=as_texts(made["ancestral"]),

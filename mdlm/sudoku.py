@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['BOXES', 'TOKENIZER', 'ONE', 'first_row_grids', 'draw_grids', 'split_classes', 'units', 'is_valid', 'ExactSudoku',
-           'PerfectNetwork', 'nats_at', 'learning_step', 'learn', 'make_puzzle', 'draw_with_puzzles', 'solution_nats']
+           'PerfectNetwork', 'nats_at', 'learn', 'make_puzzle', 'draw_with_puzzles', 'solution_nats']
 
 # %% ../sudoku.ipynb #e9a5fe47
 # Sudoku: a world where the truth is known.
@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from bpe_tokenizer import BPETokenizer
 from hardware import Hardware, autocast, compile_blocks, pick_device
-from .diffusion import low_discrepancy_t, mask_counts, nelbo, training_loss
+from .diffusion import mask_counts, nelbo, training_loss
 from .model import DiffusionTransformer
-from .training import EMA, make_optimizers, warmup_cosine
+from .training import EMA, make_optimizers, training_step
 from settings import settings
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # size of the grid: height and width of its boxes
@@ -135,17 +135,6 @@ def nats_at(network, x, k):
     return torch.cat(found)
 
 
-def learning_step(model, optimizers, x, config, step, hardware, loss, noise):
-    """One step of the optimisers on the texts x (B, L)."""
-    with hardware.autocast():
-        nats = loss(model, x, low_discrepancy_t(len(x), noise), noise).sum() / x.numel()
-    hardware.backward(nats)
-    hardware.finish_gradient(model, optimizers, nats.detach())
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    for optimizer in optimizers:
-        optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * warmup_cosine(step, config)
-    hardware.step(optimizers, norm)
-
 # %% ../sudoku.ipynb #e9ad290f
 def learn(config, draw, loss=training_loss, watch=None):
     """Train a network on endless texts, draw(n, generator) -> (n, L). Returns it, weights averaged.
@@ -157,10 +146,12 @@ def learn(config, draw, loss=training_loss, watch=None):
     optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
     if config.compile:
         compile_blocks(model.blocks, hardware.device)
+
+    def batch(corpus, config, generator):  # there is no corpus
+        return draw(config.batch_size, generator)
+
     for step in tqdm(range(config.steps), unit="step", leave=False):
-        noise = torch.Generator().manual_seed(1_000_003 * config.seed + step)
-        x = draw(config.batch_size, noise).to(hardware.device)  # (B, L)
-        learning_step(model, optimizers, x, config, step, hardware, loss, noise)
+        training_step(model, optimizers, None, config, step, hardware, loss, batch)
         ema.update()
         if watch and (step + 1) % config.eval_every == 0:
             with ema.applied(), torch.compiler.set_stance("force_eager"):
