@@ -10,7 +10,7 @@ import torch
 
 import mdlm.model
 import toy
-from conftest import OPTIONS, TEXT, tiny
+from conftest import OPTIONS, TEXT, noise, tiny
 from files import UserError
 from mdlm.blocks import (
     BlockDenoiser,
@@ -31,10 +31,6 @@ from toy import MASK, TEXTS, BlockTable, L
 
 PERFECT, INCONSISTENT = toy.ExactDenoiser(toy.some_language()), toy.inconsistent_denoiser()
 JOINT = dict(zip(TEXTS, toy.some_language().tolist(), strict=True))
-
-
-def noise(seed=11):
-    return torch.Generator().manual_seed(seed)
 
 
 def make(block, **changes):
