@@ -18,12 +18,21 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from common import ROOT, keep, load_any, make_parser, random_corpus, run_apart, start_table
+from common import (
+    ROOT,
+    keep,
+    load_any,
+    make_parser,
+    random_corpus,
+    run_apart,
+    start_table,
+    trainer,
+)  # fmt: skip
 from samples import Judge
 
 from compressors import bits_per_byte
 from corpus import covering_windows, load_parts, open_test, prepare_corpus
-from hardware import Hardware, compile_blocks, over_batches
+from hardware import over_batches
 from mdlm.blocks import (
     BlockDenoiser,
     block_nats,
@@ -36,7 +45,7 @@ from mdlm.blocks import (
 from mdlm.diffusion import loss_in_nats, mask_counts, next_token_nats
 from mdlm.model import DiffusionTransformer
 from mdlm.sampling import sample_first_hitting
-from mdlm.training import EMA, evaluate, make_optimizers, training_step
+from mdlm.training import evaluate
 from mdlm.twin import sample_twin
 from saving import INCLUDED, save_checkpoint
 from settings import settings
@@ -75,36 +84,26 @@ RUNS = {  # name: (cost of a step, in steps of plain diffusion; changed settings
 }
 
 
-def trainer(name, **changes):
-    """(model, corpus, config, step, ema): step(number, config) does one step of training."""
+def start_run(name, **changes):
+    """(config, corpus, model, ema, step) of a run: step() does one step of training."""
     _, setting, loss = RUNS[name]
     config = settings("small", **(dict(short_windows=0.0) | setting | changes))
     corpus, config = (
         (random_corpus(config), config) if changes.get("corpus") == "" else prepare_corpus(config)
     )
-    torch.manual_seed(config.seed)
-    model, hardware = parts(config)["network"](config), Hardware(torch.device("cpu"))
-    optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
-    if config.compile:
-        compile_blocks(model.blocks, hardware.device)
-
-    def step(number, plan):
-        nats = training_step(model, optimizers, corpus, plan, number, hardware, loss).item()
-        ema.update()
-        return nats
-
-    return model, corpus, config, step, ema
+    model, _, ema, step = trainer(config, corpus, loss, torch.device("cpu"))
+    return config, corpus, model, ema, step
 
 
 def train_for(name, seed, steps, folder, **changes):
     """One run, as long as so many steps of plain diffusion. Writes its checkpoint."""
     torch.set_num_threads(1)
     changes |= dict(seed=seed, steps=max(1, round(steps / RUNS[name][0])))
-    model, corpus, config, step, ema = trainer(name, **changes)
-    start = time.process_time()
-    for number in range(config.steps):
-        step(number, config)
-    metadata = dict(steps=config.steps, seconds=time.process_time() - start)
+    config, corpus, model, ema, step = start_run(name, **changes)
+    began = time.process_time()
+    for _ in range(config.steps):
+        step()
+    metadata = dict(steps=config.steps, seconds=time.process_time() - began)
     ema.swap()
     for block in model.blocks:
         block._compiled_call_impl = None
@@ -119,15 +118,13 @@ def costs(rounds):
     """CPU time of a step of each run, in steps of plain diffusion: medians over the rounds."""
     torch._dynamo.config.automatic_dynamic_shapes = False  # each size has its own compiled code
     torch._dynamo.config.recompile_limit = 100
-    steps, times = {}, {name: [] for name in RUNS if "," not in name}
-    for name in times:
-        *_, config, step, _ = trainer(name, corpus="")
-        steps[name] = step, config
-    for number in range(rounds + 2):
-        for name, (step, config) in steps.items():
-            start = time.process_time()
-            step(number, config)
-            times[name].append(time.process_time() - start)
+    times = {name: [] for name in RUNS if "," not in name}
+    steps = {name: start_run(name, corpus="")[-1] for name in times}
+    for _ in range(rounds + 2):
+        for name, step in steps.items():
+            began = time.process_time()
+            step()
+            times[name].append(time.process_time() - began)
     usual = statistics.median(times["diffusion"][2:])
     return {name: statistics.median(its[2:]) / usual for name, its in times.items()}
 

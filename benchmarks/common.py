@@ -40,7 +40,6 @@ sys.excepthook = show_error
 
 from corpus import Corpus  # noqa: E402
 from hardware import Hardware, compile_blocks, pick_device  # noqa: E402
-from mdlm.model import DiffusionTransformer  # noqa: E402
 from mdlm.training import EMA, make_optimizers, training_step  # noqa: E402
 from saving import load_checkpoint, read_metadata  # noqa: E402
 from train import parts  # noqa: E402
@@ -104,19 +103,20 @@ def random_corpus(config):
     return Corpus(None, tokens, tokens[:1000], 400_000, 4000)
 
 
-def trainer(config, corpus):
-    """(model, optimizers, step): step() does one step of training, and waits for it."""
+def trainer(config, corpus, loss=None, device=None):
+    """(model, optimizers, ema, step): step() does one step of training, and waits for it."""
     torch.manual_seed(config.seed)
-    model, hardware = DiffusionTransformer(config).to(pick_device()), Hardware(pick_device())
+    hardware = Hardware(device or pick_device())
+    model = parts(config)["network"](config).to(hardware.device)
     optimizers, ema = make_optimizers(model, config), EMA(model, config.ema)
     if config.compile:
         compile_blocks(model.blocks, hardware.device)
 
     def step():
-        training_step(model, optimizers, corpus, config, ema.n_updates, hardware).item()
+        training_step(model, optimizers, corpus, config, ema.n_updates, hardware, loss).item()
         ema.update()
 
-    return model, optimizers, step
+    return model, optimizers, ema, step
 
 
 def one_of(jobs, function, *arguments):

@@ -120,12 +120,12 @@ def measure(name, rounds):
     torch.compiler.reset()  # each size is compiled as if it were the only one
     config = SIZES[name]
     corpus = random_corpus(config)
-    model, optimizers, step = trainer(config, corpus)
+    model, optimizers, _, step = trainer(config, corpus)
     encoder = Encoder(config).to(pick_device())
     x = torch.from_numpy(corpus.train[: config.batch_size * config.context].astype("int64"))
     x, contestants = x.view(config.batch_size, -1).to(pick_device()), {"step": step}
     for other, compiled in (("straightforward", False), ("full head", config.compile)):
-        net, own, _ = trainer(replace(config, compile=compiled), corpus)
+        net, own, *_ = trainer(replace(config, compile=compiled), corpus)
         contestants[other] = lambda net=net, own=own: plain_step(
             lambda z: full_logits(net, z), net.parameters(), own, x, net.mask_id
         )
