@@ -61,7 +61,8 @@ def draw(curves, seeds):
     for causal, name, color in [(False, "diffusion (a bound)", "C0"), (True, "twin", "C1")]:
         for curve in [c for c in curves if c["causal"] == causal]:
             style = ("-", "--", ":")[seeds.index(curve["seed"]) % 3]
-            axes.plot(curve["epochs"], curve["bpb"], style, color=color, alpha=0.6, linewidth=1.2)
+            x, y = curve["epochs"][1:], curve["bpb"][1:]  # a logarithmic axis has no zero
+            axes.plot(x, y, style, color=color, alpha=0.6, linewidth=1.2)
         points = np.array([best(curves, causal, seed) for seed in seeds])
         axes.scatter(points[:, 1], points[:, 0], color=color, zorder=3, label=f"{name}, best")
     axes.set(xscale="log", xlabel="epochs of 400 kB")

@@ -141,10 +141,10 @@ learning_guide.md from checkpoints/README.md: 1.228
 learning_guide.md from benchmarks/quality.md: 1.414, 1.392, 1.388, 1.393, 1.413, 1.453, 1.458
 learning_guide.md from README.md: 2.468, 1.886, 1.671, 1.328, 1.385 ± 0.022, 1.342 ± 0.003
 learning_guide.md from README.md: 1.233 ± 0.004, 1.169
-learning_guide.md from benchmarks/README.md: 1.467, 1.508
+learning_guide.md from benchmarks/README.md: 1.465, 1.514
 questions.md from twin.ipynb: 0.781, 1.184, 1.036, 1.221, 9 %, 78 %
 questions.md from checkpoints/README.md: 3.5 %
-questions.md from benchmarks/README.md: 1.467, 1.508
+questions.md from benchmarks/README.md: 1.465, 1.514
 """  # figures that stand in a document, and in what it names as their source
 
 
