@@ -37,7 +37,8 @@ def parse_arguments(argv=None):
         "--data",
         dest="corpus",
         metavar="PATH",
-        help="kjv, shakespeare, a UTF-8 .txt file, or a folder made by prepare.py (default: kjv)",
+        help="kjv, shakespeare, bbe, bibles, a UTF-8 .txt file, or a folder made by prepare.py "
+        "(default: kjv)",
     )
     parser.add_argument("--folder", default="checkpoints", help="where checkpoints go")
     parser.add_argument("--restart", action="store_true", help="ignore an interrupted run")

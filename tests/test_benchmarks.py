@@ -15,7 +15,16 @@ from mdlm.diffusion import spread_mask_counts
 from toy import TEXTS, ExactDenoiser, some_language
 
 FOLDER = ROOT / "benchmarks"
-IN_PROCESS = ["results", "samples", "sampling", "lengths", "blocks", "tokenizer", "training"]
+IN_PROCESS = [
+    "results",
+    "english",
+    "samples",
+    "sampling",
+    "lengths",
+    "blocks",
+    "tokenizer",
+    "training",
+]
 
 
 @pytest.fixture
