@@ -134,7 +134,6 @@ def nats_at(network, x, k):
             found.append(nelbo(network, grids.to(device), masks, noise).cpu())
     return torch.cat(found)
 
-
 # %% ../sudoku.ipynb #e9ad290f
 def learn(config, draw, loss=training_loss, watch=None):
     """Train a network on endless texts, draw(n, generator) -> (n, L). Returns it, weights averaged.
