@@ -163,25 +163,6 @@ def complementary_masks():
     training.training_loss = training_loss
 
 
-def rate_to_zero():
-    """The learning rate falls to zero, not to a tenth."""
-    usual = training.warmup_cosine
-    training.warmup_cosine = lambda step, c: (
-        usual(step, c) if step < c.warmup else (usual(step, c) - 0.1) / 0.9
-    )
-
-
-def usual_rope():
-    """RoPE's slowest pair turns once in 10,000 positions or more, as in long-context models."""
-    usual = model.rope_tables
-    model.rope_tables = lambda length, dim: [table[:length] for table in usual(10_000, dim)]
-
-
-def usual_init():
-    """Initial weights as PyTorch draws them: those of the embedding are 50 times ours."""
-    Network.initialise = lambda self: None
-
-
 def old_split():
     """As `small`, validated on the last tenth, Acts to Revelation, as before November 2026."""
 
@@ -211,11 +192,8 @@ VARIANTS = {  # name: changed settings, or a function that changes the package, 
     "adamw": dict(optimizer="adamw"),
     "no-qk-norm": dict(qk_norm=False),
     "no-ema": dict(ema=0.0),
-    "rate-to-zero": rate_to_zero,
     "weight-decay-1": dict(weight_decay=1.0),
     "dropout": dict(dropout=0.1),
-    "usual-rope": usual_rope,
-    "usual-init": usual_init,
     "untied": untied,
     "convolution": convolution,
     "value-residual": value_residual,
@@ -228,7 +206,6 @@ VARIANTS = {  # name: changed settings, or a function that changes the package, 
     **{f"twin-bibles-{n}": dict(causal=True, corpus=f"bibles-{n}") for n in (2, 4, 8, 12)},
     "old-split": old_split,
     "old-split-included": old_split_included,
-    "included-bibles-4": LARGE | dict(rate_power=0.5, short_windows=0.25, corpus="bibles-4"),
 }
 TINY = dict(corpus=str(ROOT / "README.md"), vocab_size=300, d_model=32, context=32, compile=False)
 
@@ -335,7 +312,7 @@ def draw_translations(rows):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="VARIANT", help="(default: all in quality.md)")
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help="(default: all)")
     parser.add_argument("--steps", type=int, default=1500, help="(default: 1500)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")

@@ -112,7 +112,9 @@ def looseness(path, n_orders, n_windows):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--orders", type=int, default=0, metavar="K", help="(8: 20 minutes on a core)")
+    parser.add_argument(
+        "--orders", type=int, default=0, metavar="K", help="(8: 20 minutes on a core)"
+    )
     parser.add_argument("--windows", type=int, default=32, help="for --orders (default: 32)")
     parser.add_argument("checkpoints", nargs="*", default=OURS, help="(default: the included)")
     arguments = parser.parse_args()
