@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import ROOT, noise
+from conftest import ROOT, noise, tiny
 from files import UserError
 from mdlm.diffusion import spread_mask_counts
+from mdlm.model import DiffusionTransformer
 from toy import TEXTS, ExactDenoiser, some_language
 
 FOLDER = ROOT / "benchmarks"
@@ -65,6 +66,15 @@ def test_the_page_on_quality_shows_the_stored_results(start):
     results = json.loads((FOLDER / "quality.json").read_text(encoding="utf-8"))
     page = (FOLDER / "quality.md").read_text(encoding="utf-8")
     assert page.endswith(start("quality", run_name="").tables(results) + "\n")
+
+
+def test_several_models_together_predict_the_mean_of_their_predictions(start):
+    models = [DiffusionTransformer(tiny(d_model=32, n_heads=2)) for _ in range(3)]
+    z = torch.randint(models[0].mask_id + 1, (2, 8), generator=noise(0))
+    both = start("quality", run_name="").Together(models)
+    found = both.head(both.features(z)).exp()
+    expected = torch.stack([m.head(m.features(z)).softmax(dim=-1) for m in models]).mean(dim=0)
+    torch.testing.assert_close(found, expected)
 
 
 def test_masks_behind_a_text_are_not_counted(start):
