@@ -138,7 +138,7 @@ learning_guide.md from twin.ipynb: 0.006 ± 0.001, 0.014 ± 0.002, 0.018 ± 0.00
 learning_guide.md from twin.ipynb: 0.010 ± 0.004, 0.055 ± 0.017, 0.781, 1.184, 1.036, 1.221
 learning_guide.md from checkpoints/README.md: 1.232, 1.245, 1.233 ± 0.004, 1.169, 58 min, 39 min
 learning_guide.md from checkpoints/README.md: 1.228
-learning_guide.md from benchmarks/quality.md: 1.414, 1.392, 1.388, 1.393, 1.413, 1.453, 1.458
+learning_guide.md from benchmarks/quality.md: 1.416, 1.392, 1.385, 1.393, 1.413, 1.453, 1.458
 learning_guide.md from README.md: 2.468, 1.886, 1.671, 1.328, 1.385 ± 0.022, 1.342 ± 0.003
 learning_guide.md from README.md: 1.233 ± 0.004, 1.169
 learning_guide.md from benchmarks/README.md: 1.465, 1.514
