@@ -132,19 +132,12 @@ def for_grid(settings, model):
     return replace(settings, grid=size, length=size**2, top_p=top_p)
 
 
-def read(path):
-    """(model, tokenizer) of a checkpoint of any kind. Raises UserError if it is none."""
-    from saving import load_checkpoint, read_metadata
-    from train import parts
-
-    return load_checkpoint(path, parts(read_metadata(path)[0])["network"])[:2]
-
-
 def load(arguments, settings):
     """What a `Worker` needs: (model, tokenizer, title, those that race it, settings that fit them,
     perhaps those of a second run)."""
     # here, as it takes seconds, and may raise UserError
     from saving import INCLUDED, newest_checkpoint
+    from train import load_any
     from visual.sampler import begin, write
 
     folder, rivals = arguments.folder, []
@@ -155,7 +148,7 @@ def load(arguments, settings):
     else:
         wanted = arguments.block  # None: not in blocks, 0: blocks of any size
         path = arguments.checkpoint or newest_checkpoint(folder, blocks=wanted is not None)
-        model, tokenizer = read(path)
+        model, tokenizer, _ = load_any(path)
         block = model.config.block
         if wanted is not None and (not block or wanted not in (0, block)):
             its = f"for blocks of {block}" if block else "without blocks"
@@ -187,7 +180,7 @@ def load(arguments, settings):
         begin(model, tokenizer, each)
     if arguments.race is not None:
         for path in arguments.race or [newest_checkpoint(folder, twin=True)]:
-            rival, its_tokenizer = read(path)
+            rival, its_tokenizer, _ = load_any(path)
             if its_tokenizer != tokenizer:
                 raise UserError(
                     f"{path}: it has another tokenizer, so it cannot race this model: train it on "

@@ -97,6 +97,13 @@ def parts(config):
     return dict(network=BlockDenoiser, loss=block_training_loss, bound=block_nelbo)
 
 
+def load_any(path, device=None):
+    """(model, tokenizer, metadata) of a checkpoint of any kind. Raises UserError if it is none."""
+    from saving import load_checkpoint, read_metadata
+
+    return load_checkpoint(path, parts(read_metadata(path)[0])["network"], device)
+
+
 def export(run, path):
     """Write a finished run's model in bfloat16, with the bound of what is stored.
 

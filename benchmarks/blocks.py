@@ -18,16 +18,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from common import (
-    ROOT,
-    keep,
-    load_any,
-    make_parser,
-    random_corpus,
-    run_apart,
-    start_table,
-    trainer,
-)  # fmt: skip
+from common import ROOT, keep, make_parser, random_corpus, run_apart, start_table, trainer
 from samples import Judge
 
 from compressors import bits_per_byte
@@ -49,7 +40,7 @@ from mdlm.training import evaluate
 from mdlm.twin import sample_twin
 from saving import INCLUDED, save_checkpoint
 from settings import settings
-from train import parts
+from train import load_any, parts
 
 FOLDER = ROOT / "runs" / "blocks"
 JUDGE = ROOT / "checkpoints" / "kjv-twin.safetensors"

@@ -41,7 +41,6 @@ sys.excepthook = show_error
 from corpus import Corpus  # noqa: E402
 from hardware import Hardware, compile_blocks, pick_device  # noqa: E402
 from mdlm.training import EMA, make_optimizers, training_step  # noqa: E402
-from saving import load_checkpoint, read_metadata  # noqa: E402
 from train import parts  # noqa: E402
 
 
@@ -52,11 +51,6 @@ def make_parser(doc):
     )
     parser.add_argument("--smoke", action="store_true", help="only see that it runs, in seconds")
     return parser
-
-
-def load_any(path, device=None):
-    """(model, tokenizer, metadata) of a checkpoint of any kind."""
-    return load_checkpoint(path, parts(read_metadata(path)[0])["network"], device)
 
 
 def seconds(function):

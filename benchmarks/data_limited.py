@@ -91,8 +91,8 @@ def main():
     print_row = start_table("", "best after, epochs", "validation, bits per byte", "each seed")
     for causal, name in NAMES.items():
         points = np.array([best(curves, causal, seed) for seed in arguments.seeds])
-        error = points[:, 0].std(ddof=1) / len(points) ** 0.5
-        spread = f" ± {error:.3f}" if len(points) > 1 else ""
+        k = len(points)
+        spread = f" ± {points[:, 0].std(ddof=1) / k**0.5:.3f}" if k > 1 else ""
         figure = f"{points[:, 0].mean():.3f}{spread}"
         print_row(name, f"{points[:, 1].mean():.0f}", figure, np.round(points[:, 0], 3))
     if not arguments.smoke:

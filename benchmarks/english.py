@@ -9,24 +9,15 @@ has read the same training text, judges each model's texts (top-p 0.9) and as ma
 the validation text. The last column is the quotient: at 1, PPMd would find them alike.
 """
 
-from statistics import mean, stdev
-
 import numpy as np
 import torch
-from common import ROOT, keep, load_any, make_parser, start_table
-from results import ppmd
-from samples import words
+from common import ROOT, keep, make_parser, start_table
+from results import frozen_ppmd
+from samples import share_of_no_words, words
 
 from corpus import load_parts, windows
 from mdlm.sampling import sample
-
-
-def judged(texts, train_text):
-    """Bits per byte of each text under PPMd, begun anew after the training text: (mean, error)."""
-    known = train_text.encode("utf-8")
-    before, texts = ppmd(known), [text.encode("utf-8") for text in texts]
-    sizes = [8 * (ppmd(known + text) - before) / len(text) for text in texts]
-    return mean(sizes), stdev(sizes) / len(sizes) ** 0.5
+from train import load_any
 
 
 def measure(path, n, most=None):
@@ -38,14 +29,14 @@ def measure(path, n, most=None):
     z, noise = torch.full((n, L), model.mask_id), torch.Generator().manual_seed(1)
     made = sample(model, z, L, noise, top_p=0.9).tokens
     texts, made = ([tokenizer.decode(row) for row in x.tolist()] for x in (real, made))
-    known, found = set(words(train_text)), [w for text in made for w in words(text)[1:-1]]
+    known = set(words(train_text))
     return dict(
         name=path,
         words=len(known),
         bpb=metadata["history"][-1]["bpb"],
-        no_words=mean(word not in known for word in found),
-        real=judged(texts, train_text),
-        made=judged(made, train_text),
+        no_words=share_of_no_words(made, known),
+        real=frozen_ppmd(train_text, [text.encode("utf-8") for text in texts]),
+        made=frozen_ppmd(train_text, [text.encode("utf-8") for text in made]),
         text=made[0],
     )
 

@@ -26,7 +26,7 @@ from dataclasses import asdict
 import numpy as np
 import pyppmd
 import torch
-from common import ROOT, keep, load_any, make_parser, start_table
+from common import ROOT, keep, make_parser, start_table
 
 from compressors import COMPRESSORS, bits_per_byte, compressed_bpb
 from corpus import covering_windows, is_prepared, open_test, text_parts
@@ -34,7 +34,7 @@ from mdlm.model import DiffusionTransformer
 from mdlm.training import evaluate
 from mdlm.twin import nats_along
 from saving import INCLUDED, load_checkpoint
-from train import parts
+from train import load_any, parts
 
 OURS = [ROOT / "checkpoints" / f"{name}.safetensors" for name in INCLUDED]
 
@@ -44,13 +44,12 @@ def ppmd(data):
     return len(pyppmd.compress(data, max_order=16, mem_size=1 << 28))
 
 
-def frozen_ppmd(train_text, test_text, n_windows, length=1100):
-    """Bits per byte of windows, each after the training text alone: (mean, standard error)."""
-    known, test = train_text.encode("utf-8"), test_text.encode("utf-8")
+def frozen_ppmd(train_text, pieces):
+    """Bits per byte of pieces of bytes, each after the training text alone: (mean, error)."""
+    known = train_text.encode("utf-8")
     before = ppmd(known)
-    starts = np.linspace(0, len(test) - length, n_windows).astype(int)
-    sizes = [8 * (ppmd(known + test[s : s + length]) - before) / length for s in starts]
-    return statistics.mean(sizes), statistics.stdev(sizes) / n_windows**0.5
+    sizes = [8 * (ppmd(known + piece) - before) / len(piece) for piece in pieces]
+    return statistics.mean(sizes), statistics.stdev(sizes) / len(sizes) ** 0.5
 
 
 def repeated(train_text, test_text, n=8):
@@ -61,12 +60,14 @@ def repeated(train_text, test_text, n=8):
     return sum(run in known for run in runs) / max(1, len(runs))
 
 
-def compress(train_text, test_text, n_windows):
+def compress(train_text, test_text, n_windows, length=1100):
     """What the compressors need for the test text: a list of rows."""
     rows = []
     for name, size in (COMPRESSORS | {"PPMd, order 16": ppmd}).items():
         rows.append(dict(name=name, test=compressed_bpb(size, train_text, test_text)[1]))
-    mean, error = frozen_ppmd(train_text, test_text, n_windows)
+    test = test_text.encode("utf-8")
+    starts = np.linspace(0, len(test) - length, n_windows).astype(int)
+    mean, error = frozen_ppmd(train_text, [test[s : s + length] for s in starts])
     rows.append(dict(name="PPMd, order 16, frozen", test=mean, error=error))
     share = repeated(train_text, test_text)
     print(f"\nThe test text is open: {len(test_text):,} characters.", end=" ")

@@ -148,6 +148,13 @@ def words(text):
     return re.findall(r"[^\W\d_]+(?:[’'][^\W\d_]+)*", text.lower())
 
 
+def share_of_no_words(texts, known):
+    """The share of words that are not among the known ones."""
+    # the first and the last word of a text may be cut off
+    found = [word for text in texts for word in words(text)[1:-1]]
+    return mean(word not in known for word in found) if found else 0.0
+
+
 class Judge:
     """What texts are like: their words against the training text's, and under the twin."""
 
@@ -158,8 +165,6 @@ class Judge:
     def row(self, name, tokens, calls=None):
         """The figures of texts (B, L), and the texts, as a dict."""
         texts = [self.tokenizer.decode(ids) for ids in tokens.tolist()]
-        # the first and the last word may be cut off
-        found = [word for text in texts for word in words(text)[1:-1]]
         nats = over_batches(
             lambda model, x, k, g: next_token_nats(model, x), self.twin, tokens, tokens[:, 0]
         )
@@ -168,7 +173,7 @@ class Judge:
             name=name,
             calls=calls,
             distinct_pairs=distinct_pairs(texts),
-            no_words=mean(word not in self.known for word in found) if found else 0.0,
+            no_words=share_of_no_words(texts, self.known),
             texts=texts,
             nats=mean(nats),
             error=stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else 0.0,
