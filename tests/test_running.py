@@ -67,40 +67,53 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path, tex
 
 
 @pytest.fixture
-def press(monkeypatch, in_a_terminal):
-    """Presses Ctrl-C in a step; gives the list of the steps that are done from then on."""
-    done, usual, when = [], Hardware.parts, {}
+def after_step(monkeypatch, in_a_terminal):
+    """after_step(n, do): do something as soon as the weights have changed in step n.
+
+    Returns the list of the steps that are done from then on.
+    """
+    done, plan, usual_parts, usual_step = [], {}, Hardware.parts, Hardware.step
 
     def parts(self, x, t, n, seed):
         done.append(seed - 1_000_003)
-        for _ in range(when.get(done[-1], 0)):
-            signal.raise_signal(signal.SIGINT)
-        return usual(self, x, t, n, seed)
+        return usual_parts(self, x, t, n, seed)
+
+    def step(self, *given):
+        usual_step(self, *given)
+        if done[-1] in plan:
+            plan[done[-1]]()
 
     monkeypatch.setattr(Hardware, "parts", parts)  # not the step: it would be another run's code
+    monkeypatch.setattr(Hardware, "step", step)
 
-    def at(step=None, presses=1):
-        done.clear(), when.clear(), when.update({step: presses})
+    def after_step(n=None, do=None):
+        done.clear()
+        plan.clear()
+        plan[n] = do
         return done
 
-    return at
+    return after_step
 
 
 @pytest.mark.parametrize(("presses", "goes_on_at"), [(1, 6), (2, 4)])
-def test_ctrl_c_saves_and_twice_ends_at_once(presses, goes_on_at, corpus, tmp_path, press):
+def test_ctrl_c_saves_and_twice_ends_at_once(presses, goes_on_at, corpus, tmp_path, after_step):
+    def press():
+        for _ in range(presses):
+            signal.raise_signal(signal.SIGINT)
+
     config = tiny(dropout=0.1)
     train(config, corpus, tmp_path / "whole")
-    press(5, presses)
-    with pytest.raises(UserError if presses == 1 else KeyboardInterrupt) as caught:
+    after_step(5, press)
+    with pytest.raises((UserError, KeyboardInterrupt)) as caught:
         train(config, corpus, tmp_path / "stopped")
-    assert presses == 2 or "stopped at step 6 of 12, and saved" in str(caught.value)
-    done = press()
+    assert ("stopped at step 6 of 12, and saved" in str(caught.value)) == (presses == 1)
+    done = after_step()
     train(config, corpus, tmp_path / "stopped")
     assert done == list(range(goes_on_at, 12))
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_last_evaluation_that_was_broken_off_is_made_up_for(corpus, tmp_path, press, capsys):
+def test_a_last_evaluation_that_was_broken_off_is_made_up_for(corpus, tmp_path, after_step, capsys):
     config = tiny(save_every=10**6)
     whole = train(config, corpus, tmp_path / "whole")
 
@@ -109,7 +122,7 @@ def test_a_last_evaluation_that_was_broken_off_is_made_up_for(corpus, tmp_path, 
 
     with pytest.raises(KeyboardInterrupt):
         train(config, corpus, tmp_path, watch=pressed)
-    done = press()
+    done = after_step()
     run = train(config, corpus, tmp_path)
     assert "from step 12 of 12, as saved (to begin anew" in capsys.readouterr().out
     assert done == [] and [row["step"] for row in run.history] == [0, 6, 12]
@@ -153,24 +166,8 @@ def on_disk(corpus, part, path):
     return dataclasses.replace(corpus, **{part: shards})
 
 
-@pytest.fixture
-def after_step(press, monkeypatch):
-    """after_step(n, do): do something as soon as the weights have changed in step n."""
-    usual, done = Hardware.step, press()
-
-    def after_step(n, do):
-        def step(self, *given):
-            usual(self, *given)
-            if done[-1] == n:
-                do()
-
-        monkeypatch.setattr(Hardware, "step", step)
-
-    return after_step
-
-
 @pytest.mark.parametrize(("part", "stops_at"), [("train", 7), ("val", 6)])
-def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, press, after_step):
+def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, after_step):
     config, path, away = tiny(dropout=0.1, save_every=5), tmp_path / "text.bin", tmp_path / "away"
     corpus = on_disk(corpus, part, path)
     train(config, corpus, tmp_path / "whole")
@@ -179,7 +176,7 @@ def test_a_text_that_vanishes_costs_no_step(part, stops_at, corpus, tmp_path, pr
         train(config, corpus, tmp_path / "stopped")
     assert state_in(tmp_path / "stopped")["step"] == stops_at
     away.rename(path)
-    done = press()
+    done = after_step()
     train(config, corpus, tmp_path / "stopped")
     assert done == list(range(stops_at, 12))
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
