@@ -23,6 +23,12 @@ class UserError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+def require(holds, message):
+    """Raise UserError with that message, unless it holds."""
+    if not holds:
+        raise UserError(message)
+
+
 def use_utf8():
     """From now on a character that the console lacks is printed as "?", and is no error.
 
