@@ -336,6 +336,17 @@ def test_words_fall_as_their_moments_pass(page):
 
 
 @torch.no_grad()
+def test_one_sample_of_the_bound_is_pythons(lab):
+    model, tokenizer = included()
+    run(lab, "return lab.load('/kjv.safetensors', 'WebAssembly')")
+    x = tokenizer.encode("And it came to pass in those days, that he went out into a mountain.")
+    code = "return (await lab.nelbo(lab.model, x, k, lab.generator(k))).nats"
+    for k in (1, 5, len(x)):
+        expected = nelbo(model, torch.tensor([x]), torch.tensor([k]), noise(k)).item()
+        assert run(lab, code, x=x, k=k) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+@torch.no_grad()
 def test_how_surprised_it_is(page):
     """The bound agrees with Python's within the errors of both."""
     model, tokenizer = included()
