@@ -75,12 +75,12 @@ def made_up(tokens, n_steps=8, seed=0, step=None):
     spelled = [t if isinstance(t, bytes) else t.encode() for t in tokens]
     spelling = SimpleNamespace(token_bytes=spelled, show=lambda i: spelled[i].decode())
     record = Record(spelling, Settings(steps=n_steps, length=L), "made up", seconds=1.0, done=True)
-    best, chances = noise.integers(0, L, L), noise.random(L)
+    look, best, chances = Guess(), noise.integers(0, L, L), noise.random(L)
+    look.best, look.rivals = (best, chances), lambda m: [(int(best[m]), chances[m])]
     for n in np.unique([0, *step]):
         text = np.where(step <= n, np.arange(L), MASKED)
         record.add(text, n / n_steps, 1 - n / n_steps, n, noise.random(L))
-        record.rows[-1].look = look = Guess()
-        look.best, look.rivals = (best, chances), lambda m: [(int(best[m]), chances[m])]
+        record.rows[-1].look = look
     return record
 
 
