@@ -26,7 +26,8 @@ def differences(folder="checkpoints"):
         histories[path.stem] = metadata["history"]
         if metadata["history"]:
             last = metadata["history"][-1]
-            rows[path.stem][COLUMNS[0]] = f"{last['bpb']:.3f} ± {last['error']:.3f}"
+            when = f" (step {last['step']:,})" if last["step"] < metadata["steps"] else ""
+            rows[path.stem][COLUMNS[0]] = f"{last['bpb']:.3f} ± {last['error']:.3f}{when}"
         rows[path.stem] |= {
             "steps": f"{metadata['steps']:,} of {config.steps:,}",
             COLUMNS[1]: f"{metadata['seconds'] / 60:.1f}",

@@ -227,11 +227,13 @@ def prepare_corpus(config):
 
 def check_length(corpus, context):
     """Raise UserError unless one window of `context` tokens can be cut out of each part."""
-    if min(len(corpus.train), len(corpus.val)) < context:
+    shortest = min(len(corpus.train), len(corpus.val))
+    if shortest < context:
+        fits = 1 << shortest.bit_length() - 1 if shortest else 1  # a power of 2
         raise UserError(
             f"the text is too short: {len(corpus.train)} tokens to train on and "
-            f"{len(corpus.val)} to validate, but one window has {context}: "
-            f"use a longer text or a smaller context"
+            f"{len(corpus.val)} to validate, but one window has {context}: use a longer text, or "
+            f"context={fits} (train.py --context {fits})"
         )
 
 
@@ -278,3 +280,14 @@ def covering_windows(tokens, length, passes=1, max_windows=None):
     if tail:
         parts.append(windows(tokens, np.full(passes, len(tokens) - tail), tail))
     return parts
+
+
+def find_passage(text, tokenizer, where, n):
+    """About n tokens of a text from `where` (0 to 1) on: (ids, the places where words begin)."""
+    at = int(where * len(text))
+    at = max(at, text.find("\n", at, at + len(text) // 10) + 1)  # at a new line, if there is one
+    ids = tokenizer.encode(text[at : at + 10 * n])[:n]
+    begins = [i for i, token in enumerate(ids) if tokenizer.token_bytes[token][:1].isspace()]
+    if len(begins) < n // 4:  # a language without spaces
+        begins = list(range(len(ids)))
+    return ids[: begins[-1]], begins[:-1]

@@ -1,6 +1,8 @@
-"""Reading and writing files: mistakes get one line, and crashes leave no half of a file."""
+"""Options and files: mistakes get one line, and crashes leave no half of a file."""
 
+import argparse
 import contextlib
+import difflib
 import os
 import sys
 import time
@@ -21,6 +23,28 @@ class UserError(ValueError):
 
     def _render_traceback_(self):  # what IPython prints instead of a traceback
         return [f"{type(self).__name__}: {self}"]
+
+
+def require(holds, message):
+    """Raise UserError with that message, unless it holds."""
+    if not holds:
+        raise UserError(message)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that shows `doc` as its help. Options have no short forms."""
+
+    def __init__(self, doc, **options):
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=doc, formatter_class=kind, allow_abbrev=False, **options)
+
+    def error(self, message):
+        """End the program with one line, which says what an unknown option may have meant."""
+        if message.startswith("unrecognized arguments: --"):
+            name = message.split()[2].partition("=")[0]
+            for near in difflib.get_close_matches(name, self._option_string_actions, 1):
+                message += f": did you mean {near}?"
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def use_utf8():

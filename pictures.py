@@ -169,3 +169,12 @@ def draw_sudoku(axis, tokens, box, given=None, p=None, true=None):
                         y + 0.5 + away * ((row + 0.5) / height - 0.5), str(digit + 1),
                         color="0.4", fontsize=scale * 0.4 * chance**0.4, **center,
                     )  # fmt: skip
+
+
+def plot_order(trajectory, title):
+    """A dot for each token: its place, the step in which it was unmasked, its probability."""
+    step, p = trajectory.step[0], trajectory.probability[0]
+    plt.scatter(range(len(step)), step, c=p, cmap="viridis", s=14, vmin=0, vmax=1)
+    plt.gca().set(title=title, xlabel="place in the text", ylabel="step in which it was unmasked")
+    plt.colorbar(label="probability")
+    plt.show()

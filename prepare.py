@@ -15,7 +15,6 @@ drawn by lot; of a stream, one document in a hundred. The vocabulary is learned 
 training text: of files, parts of 1 MB spread evenly over it; of a stream, its beginning.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -295,9 +294,7 @@ def prepare(source, folder, arguments):
 
 def parse_arguments(argv=None):
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = files.Parser(__doc__)
     cores = min(os.cpu_count() or 1, 61)  # Windows cannot wait for more
     for name, kind, default, purpose in [
         ("vocab-size", int, 8192, "number of tokens"),
@@ -305,13 +302,14 @@ def parse_arguments(argv=None):
         ("val-mb", float, 8.0, "validation text, and test text, at most"),
         ("shard-mb", float, 32.0, "text in each file of tokens"),
         ("workers", float, cores, "processes"),
-        ("separator", str, "", "what stands between the documents of a file, without spaces"),
-        ("config", str, None, "of a data set: one of its configurations"),
+        ("separator", str, "", "what stands between the documents of a file (none)"),
+        ("config", str, None, "of a data set: one of its configurations (its own choice)"),
         ("split", str, "train", "of a data set"),
         ("column", str, "text", "of a data set"),
         ("limit-mb", float, 1e6, "of a data set: text to read, at most"),
     ]:
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{purpose}: %(default)s")
+        value = f" ({default:,.0f})" if kind is not str else f" ({default})" if default else ""
+        parser.add_argument(f"--{name}", type=kind, default=default, help=purpose + value)
     parser.add_argument("source", help="a text file, a folder of .txt files, or hf:OWNER/NAME")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the tokens go")
     parser.add_argument("--restart", action="store_true", help="replace what is there")

@@ -6,7 +6,6 @@
 Only Python's standard library is needed.
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -15,7 +14,7 @@ import webbrowser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from files import UserError
+from files import Parser, UserError
 
 HERE = Path(__file__).parent
 GUIDE = "learning_guide.md"
@@ -76,7 +75,7 @@ def build(folder):
 
 def main(options):
     """What `python run.py page` does."""
-    parser = argparse.ArgumentParser(prog="run.py page", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__.split("\n")[0], prog="run.py page")
     parser.add_argument("--build", metavar="FOLDER", help="write the site into this folder")
     parser.add_argument("--port", type=int, default=0, help="where to serve it (0: any free port)")
     parser.add_argument("--no-browser", action="store_true", help="only serve it")

@@ -94,14 +94,14 @@ def execute(notebook):
         kernel.interrupt_kernel()
 
     usual = signal.signal(signal.SIGINT, interrupt)
-    streams = dict(stdout_file=sys.stdout, stderr_file=sys.stderr, progress_bar=False)
+    choices = dict(stdout_file=sys.stdout, stderr_file=sys.stderr, progress_bar=False)
+    choices |= dict(kernel_name="python3", extra_arguments=["--log-level=ERROR"])
     try:
-        papermill.execute_notebook(
-            notebook, str(output), kernel_name="python3", km=kernel, **streams
-        )
+        papermill.execute_notebook(notebook, str(output), km=kernel, **choices)
     except papermill.exceptions.PapermillExecutionError as error:
         # the notebook's traceback is in the output file; a user's mistake needs one line only
-        sys.exit(f"{notebook}: {error.ename}: {error.evalue} (cell {error.exec_count})")
+        kind = "" if error.ename == "UserError" else f"{error.ename}: "
+        sys.exit(f"{notebook}, cell {error.exec_count}: {kind}{error.evalue}")
     except (KeyboardInterrupt, RuntimeError) as error:  # the kernel was not ready, or is dead
         sys.exit(f"{notebook}: broken off{'' if presses else f' ({error}): run it again'}")
     finally:
@@ -194,7 +194,7 @@ def main():
         python, needed = environment_python(), "requirements.txt"
         if command == "test":
             needed = "requirements-dev.txt"
-        print(f"installing {needed} (the first time this takes some minutes)", flush=True)
+        print(f"installing what {needed} lists (the first time some minutes)", flush=True)
         call(python, "-m", "pip", "install", "--quiet", "-r", needed)
         folder = Path.cwd() if command == "watch" else HERE  # where the files are that it names
         call(python, __file__, command, "--inside", *rest, folder=folder)

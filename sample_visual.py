@@ -14,7 +14,6 @@ In the window, F1 shows every key; whatever has a key can be clicked as well. It
 visual/. In a notebook, `visual.files.show_inline` shows a `Trajectory` as an animation.
 """
 
-import argparse
 import os
 import re
 import sys
@@ -24,7 +23,7 @@ from functools import partial
 from math import isqrt
 from pathlib import Path
 
-from files import UserError, check_writable, use_utf8
+from files import Parser, UserError, check_writable, use_utf8
 from visual.colors import THEMES
 from visual.controls import VIEWS, State
 from visual.files import OUTPUTS, save
@@ -43,9 +42,7 @@ PROMPTS = {"kjv": "And God said", "shakespeare": "First Citizen:"}  # of the cor
 
 def parse_arguments(argv=None):
     """Command line -> options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("checkpoint", nargs="?", help="a trained model (default: the newest)")
     parser.add_argument(
         "--block", type=int, nargs="?", const=0, metavar="N", help="the newest that writes in "
@@ -148,7 +145,7 @@ def load(arguments, settings):
     else:
         wanted = arguments.block  # None: not in blocks, 0: blocks of any size
         path = arguments.checkpoint or newest_checkpoint(folder, blocks=wanted is not None)
-        model, tokenizer, _ = load_any(path)
+        model, tokenizer, metadata = load_any(path)
         block = model.config.block
         if wanted is not None and (not block or wanted not in (0, block)):
             its = f"for blocks of {block}" if block else "without blocks"
@@ -160,6 +157,9 @@ def load(arguments, settings):
         which *= not arguments.checkpoint
         parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
         print(f"{which}{path}: {parameters}", flush=True)
+        if metadata["steps"] < model.config.steps:
+            done = f"{metadata['steps']:,} of {model.config.steps:,} steps"
+            print(f"after {done}; trained to the end: {HERE / 'checkpoints' / 'kjv.safetensors'}")
         corpus = Path(model.config.corpus).name
         title = f"{which}{Path(path).stem}: {parameters}, trained on {corpus}"
     prompt = PROMPTS.get(model.config.corpus, "")

@@ -19,9 +19,9 @@ class Config:
     vocab_size: int = 2048  # tokens: 256 bytes, the mask, and the rest learned
     # the network
     context: int = 128  # tokens that the network sees at once (L)
-    n_layers: int = 6
+    n_layers: int = 6  # blocks, one after the other
     d_model: int = 256  # width of the residual stream (C)
-    n_heads: int = 4
+    n_heads: int = 4  # of attention, in each block
     qk_norm: bool = True  # normalise queries and keys
     time_conditioning: bool = False  # tell the network t as well (it can count the masks itself)
     causal: bool = False  # the autoregressive twin: every token sees only those before it
@@ -171,8 +171,8 @@ def check(config):
         raise UserError("time_conditioning is not for the twin (causal), which knows no time")
     if config.schedule != "linear" and config.loss != "time":
         raise UserError(
-            f'schedule "{config.schedule}" changes nothing when the number of masks is drawn: '
-            'set loss="time" as well'
+            f'schedule "{config.schedule}" is for loss="time" (train.py --loss time) only: else '
+            "the number of masks is drawn, whatever the schedule"
         )
     if config.context > 65536:
         raise UserError(f"context must be at most 65536 tokens, not {config.context}")

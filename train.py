@@ -12,21 +12,21 @@ Interrupted runs resume where they stopped. Every setting of the notebook is an 
 """
 
 import argparse
+import inspect
 import os
+import re
 import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
 
-from files import UserError, check_writable, use_utf8
+from files import Parser, UserError, check_writable, use_utf8
 from settings import PRESETS, Config, kind, settings
 
 
 def parse_arguments(argv=None):
     """Command line -> (Config, the other options)."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--preset",
         choices=["auto", *PRESETS],
@@ -50,6 +50,7 @@ def parse_arguments(argv=None):
         metavar="PATH",
         help="when done, also write the model there in bfloat16, half the size, measured again",
     )
+    meanings = dict(re.findall(r"    (\w+): \w+ = .*?  # (.+)", inspect.getsource(Config)))
     for field in fields(Config):
         if field.name != "corpus":
             values = {p: PRESETS[p].get(field.name, field.default) for p in ("medium", "cuda")}
@@ -58,7 +59,7 @@ def parse_arguments(argv=None):
             boolean = {"action": argparse.BooleanOptionalAction}
             parser.add_argument(
                 "--" + field.name.replace("_", "-"),
-                help=f"(small: {default}{''.join(others)})",
+                help=f"{meanings.get(field.name, '')} (small: {default}{''.join(others)})",
                 **(boolean if field.type is bool else {"type": field.type}),
             )
     arguments = parser.parse_args(argv)

@@ -3,7 +3,6 @@
 It puts the repository's folder on Python's path, so a benchmark imports it before the rest.
 """
 
-import argparse
 import contextlib
 import datetime
 import io
@@ -24,7 +23,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from files import UserError, use_utf8, write_atomically  # noqa: E402
+from files import Parser, UserError, use_utf8, write_atomically  # noqa: E402
 
 
 def show_error(kind, error, trace):
@@ -46,9 +45,7 @@ from train import parts  # noqa: E402
 
 def make_parser(doc):
     """A parser with the option that every benchmark has."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(doc)
     parser.add_argument("--smoke", action="store_true", help="only see that it runs, in seconds")
     return parser
 

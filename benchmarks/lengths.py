@@ -4,29 +4,27 @@
     python benchmarks/lengths.py checkpoints/mine.safetensors --lengths 40 64 128
 
 The first table: the bound on real validation text cut into windows of so many tokens, in nats per
-token, alone ("short"), and followed by masks up to the context, which are not counted ("padded").
+token, and by how much it falls where masks up to the context follow each, which are not counted.
 The second: the share of distinct pairs of words in texts that each sampler writes at that length,
 divided by that of as many real texts.
 """
 
+import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from common import ROOT, keep, make_parser, start_table
 
 from corpus import corpus_of, covering_windows
-from hardware import over_batches
-from mdlm.diffusion import masked_nats, spread_mask_counts
+from mdlm.diffusion import nelbo
 from mdlm.model import DiffusionTransformer
-from mdlm.sampling import (
-    distinct_pairs,
-    sample,
-    sample_confident,
-    sample_first_hitting,
-    sample_remask,
-)
+from mdlm.sampling import sample, sample_confident, sample_first_hitting, sample_remask
+from mdlm.training import evaluate
 from saving import load_checkpoint
+from text_statistics import distinct_pairs
 
 SAMPLERS = {
     "ancestral": sample,
@@ -38,27 +36,29 @@ SAMPLERS = {
 }
 
 
-def padded_nats(model, x, k, generator, padding):
-    """Estimate of the bound of texts x (B, n), with so many masks after each. (B,)"""
-    moment = torch.rand(x.shape, generator=generator, dtype=torch.float64)
-    masked = (moment.argsort(dim=1).argsort(dim=1) < k[:, None]).to(x.device)
-    ends = torch.full((len(x), padding), model.mask_id, device=x.device)
-    z = torch.cat([torch.where(masked, model.mask_id, x), ends], dim=1)
-    nats, row = masked_nats(model, torch.cat([x, ends.fill_(0)], dim=1), z)
-    counted = torch.cat([masked, torch.zeros_like(ends, dtype=torch.bool)], dim=1)
-    nats = nats * counted[z == model.mask_id]
-    total = torch.zeros(len(x), device=x.device).index_add(0, row, nats)
-    return total * x.shape[1] / k.to(x.device)
+def reading(model, n, padding=0):
+    """The model, for windows of n tokens. So many masks follow each, which are not counted."""
+    reader = copy.copy(model)
+    reader.config = replace(model.config, context=n)
+
+    def features(z, t=None):
+        z_padded = F.pad(z, (0, padding), value=model.mask_id)  # (B, n + padding)
+        return model.features(z_padded, t)[:, : z.shape[1]]
+
+    reader.features = features
+    return reader
 
 
-@torch.no_grad()
-def bound(model, tokens, n, padding):
-    """(nats per token, standard error) of a text in windows of n tokens."""
-    x = covering_windows(tokens, n)[0]  # (N, n)
-    k = spread_mask_counts(*x.shape, torch.Generator().manual_seed(0))
-    nats = over_batches(partial(padded_nats, padding=padding), model, x, k) / n
-    error = (nats[k.argsort()].diff().pow(2).mean() / 2 / len(nats)).sqrt()
-    return nats.mean().item(), error.item()
+def measure(model, tokens, n, passes):
+    """The bound on a text in windows of n tokens, and what masks behind each take off: a dict."""
+    short, padded = reading(model, n), reading(model, n, model.config.context - n)
+
+    def gain(_, x, k, noise):  # with the same masks in both: their difference has a small error
+        return nelbo(short, x, k, noise.clone_state()) - nelbo(padded, x, k, noise)
+
+    nats, error = evaluate(short, tokens, passes=passes)
+    gains, gain_error = evaluate(short, tokens, passes=passes, bound=gain)
+    return dict(tokens=n, short=nats, error=error, gain=gains, gain_error=gain_error)
 
 
 def main():
@@ -70,15 +70,14 @@ def main():
     arguments = parser.parse_args()
     model, tokenizer, metadata = load_checkpoint(arguments.checkpoint, DiffusionTransformer)
     tokens = corpus_of(model.config, tokenizer, metadata).val
-    lengths = [n for n in arguments.lengths if n <= model.config.context]
+    lengths, passes = [n for n in arguments.lengths if n <= model.config.context], 4
     if arguments.smoke:
-        tokens, lengths, arguments.texts = tokens[:300], [8], 2
-    rows, row = [], start_table("tokens", "short", "padded to the context")
+        tokens, lengths, arguments.texts, passes = tokens[:300], [8], 2, 1
+    rows, row = [], start_table("tokens", "nats a token", "masks behind take off")
     for n in lengths:
-        short, error = bound(model, tokens, n, 0)
-        padded, _ = bound(model, tokens, n, model.config.context - n)
-        rows.append(dict(tokens=n, short=short, padded=padded, error=error))
-        row(n, f"{short:.3f} ± {error:.3f}", f"{padded:.3f}")
+        rows.append(found := measure(model, tokens, n, passes))
+        gain = f"{found['gain']:.3f} ± {found['gain_error']:.3f}"
+        row(n, f"{found['short']:.3f} ± {found['error']:.3f}", gain)
     print()
     row = start_table("distinct pairs, of real text's", *(f"{n} tokens" for n in lengths))
     for name, sampler in SAMPLERS.items():

@@ -11,7 +11,6 @@ with 48 steps does. They take turns, on one thread each, and the shortest of the
 that other programs disturb the comparison little.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -26,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import publish  # noqa: E402
+from files import Parser  # noqa: E402
 from mdlm.model import DiffusionTransformer  # noqa: E402
 from saving import load_checkpoint  # noqa: E402
 from tests.chromium import PLAYED, chromium, open_tab, run, says  # noqa: E402
@@ -100,9 +100,7 @@ def add_to_page(*paths):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--ort", type=Path, metavar="FOLDER", help="with onnxruntime-web")
     parser.add_argument("--gpu", action="store_true", help="with this machine's graphics card")
     arguments = parser.parse_args()

@@ -163,6 +163,24 @@ def complementary_masks():
     training.training_loss = training_loss
 
 
+def distilled():
+    """As `small`; half of the loss compares with what the included model predicts."""
+    teacher = load_checkpoint(ROOT / "checkpoints" / "kjv.safetensors", Network)[0]
+
+    def masked_nats(network, x, z_t, t=None):
+        row, column = (z_t == network.mask_id).nonzero(as_tuple=True)  # (N,) each
+        logits = network.head(network.features(z_t, t)[row, column])  # (N, V - 1)
+        nats = F.cross_entropy(logits, x[row, column], reduction="none")
+        if network.training:
+            with torch.no_grad():
+                p = teacher.head(teacher.features(z_t, t)[row, column]).softmax(dim=-1)
+            nats = (nats + F.cross_entropy(logits, p, reduction="none")) / 2
+        return nats, row
+
+    diffusion.masked_nats = masked_nats
+    return VARIANTS["small"]
+
+
 def old_split():
     """As `small`, validated on the last tenth, Acts to Revelation, as before November 2026."""
 
@@ -199,6 +217,7 @@ VARIANTS = {  # name: changed settings, or a function that changes the package, 
     "value-residual": value_residual,
     "head-gates": head_gates,
     "skips": skips,
+    "distilled": distilled,
     "vocabulary-4096": dict(vocab_size=4096),
     "muon-lr-0.005": dict(muon_lr=0.005),
     **{f"bibles-{n}": dict(corpus=f"bibles-{n}") for n in (2, 4, 8, 12)},

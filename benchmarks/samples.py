@@ -22,17 +22,10 @@ from files import write_atomically
 from hardware import over_batches
 from mdlm.diffusion import forward_process, next_token_nats
 from mdlm.model import DiffusionTransformer
-from mdlm.sampling import (
-    distinct_pairs,
-    longest_copies,
-    predict,
-    sample,
-    sample_confident,
-    sample_first_hitting,
-    sample_remask,
-)
+from mdlm.sampling import predict, sample, sample_confident, sample_first_hitting, sample_remask
 from mdlm.twin import sample_twin
 from saving import load_checkpoint
+from text_statistics import distinct_pairs, longest_copies
 
 PAGE = """# Samples of {name}
 

@@ -3,18 +3,16 @@
 # %% auto #0
 __all__ = ['unmask_probability', 'adjust', 'draw', 'predict', 'fill', 'Trajectory', 'start_from', 'noise_grid', 'sample_plain',
            'dense_rank', 'run_plan', 'sample', 'sample_first_hitting', 'certainty', 'sample_confident',
-           'remask_probabilities', 'sample_remask', 'distinct_pairs', 'longest_copies', 'template', 'sample_long']
+           'remask_probabilities', 'sample_remask', 'template', 'sample_long']
 
 # %% ../sampling.ipynb #84d6b52b
 # Samplers: from masks to text.
 from dataclasses import dataclass
-from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from files import UserError
+from files import UserError, require
 from hardware import autocast
 from .diffusion import SCHEDULES
 
@@ -30,14 +28,10 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     top_k: keep so many tokens (0: all). top_p: keep the smallest set with that much probability.
     min_p: keep what is at least that times as probable as the best. UserError if out of range.
     """
-    for rule, holds in (
-        (f"temperature must be above 0, not {temperature}", temperature > 0),
-        (f"top_k must be at least 0, not {top_k}", top_k >= 0),
-        (f"top_p must be above 0 and at most 1, not {top_p}", 0 < top_p <= 1),
-        (f"min_p must be from 0 to 1, not {min_p}", 0 <= min_p <= 1),
-    ):
-        if not holds:
-            raise UserError(rule)
+    require(temperature > 0, f"temperature must be above 0, not {temperature}")
+    require(top_k >= 0, f"top_k must be at least 0, not {top_k}")
+    require(0 < top_p <= 1, f"top_p must be above 0 and at most 1, not {top_p}")
+    require(0 <= min_p <= 1, f"min_p must be from 0 to 1, not {min_p}")
     logits = (logits.cpu() if logits.device.type == "mps" else logits).double()  # MPS has none
     if temperature != 1:  # the largest becomes 0, so that no temperature is too low to divide by
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
@@ -110,20 +104,18 @@ class Trajectory:
 def start_from(model, z):
     """A copy of the texts z (B, L) on the model's device. Raises UserError if they are too long."""
     length, context = z.shape[1], model.config.context
-    if length > context:
-        raise UserError(f"{length} tokens are more than the model's context of {context}")
+    require(length <= context, f"{length} tokens are more than the model's context of {context}")
     return z.to(next(model.parameters()).device, copy=True)
 
 
 def noise_grid(steps, schedule="linear"):
     """alpha at the T + 1 times 1 = t_T > ... > t_0 = 0: from 0 (all masked) up to 1. (T + 1,)"""
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, not {steps}")
+    require(steps >= 1, f"steps must be at least 1, not {steps}")
     alpha, _ = SCHEDULES[schedule](torch.linspace(1, 0, steps + 1, dtype=torch.float64))
     alpha[0], alpha[-1] = 0.0, 1.0
     return alpha
 
-
+# %% ../sampling.ipynb #b8ce9111
 @torch.no_grad()
 def sample_plain(model, z, steps=128, generator=None, **options):
     """Ancestral sampling as in the paper (MDLM, eq. 7): the network runs in every step.
@@ -190,7 +182,7 @@ def sample_first_hitting(model, z, steps=None, generator=None, **options):
     order = moment.argsort(dim=1).argsort(dim=1)  # (B, L) 0 for the first to be unmasked
     n_masked = masked.sum(dim=1, keepdim=True)  # (B, 1)
     steps = max(1, int(n_masked.max())) if steps is None else steps
-    noise_grid(steps)  # raises UserError if steps is not possible
+    require(steps >= 1, f"steps must be at least 1, not {steps}")
     when = 1 + order * steps // n_masked.clamp(min=1)
     return run_plan(model, z, when, moment, u, steps, **options)
 
@@ -206,7 +198,7 @@ def certainty(p, token, rule):
         return p.gather(1, token[:, None])[:, 0]
     raise UserError(f"rule must be confidence, margin or entropy, not {rule!r}")
 
-
+# %% ../sampling.ipynb #bd374d6a
 @torch.no_grad()
 def sample_confident(model, z, steps=128, generator=None, rule="confidence", **options):
     """In each step keep the surest of all predictions: always as many, give or take one."""
@@ -240,8 +232,7 @@ def remask_probabilities(alpha_s, alpha_t, eta):
 @torch.no_grad()
 def sample_remask(model, z, steps=128, generator=None, eta=0.02, **options):
     """Ancestral sampling that may remask what it wrote (ReMDM, with sigma capped at eta)."""
-    if not 0 <= eta <= 1:
-        raise UserError(f"eta must be from 0 to 1, not {eta}")
+    require(0 <= eta <= 1, f"eta must be from 0 to 1, not {eta}")
     z, alpha = start_from(model, z), noise_grid(steps).tolist()
     when, states = torch.zeros(z.shape, dtype=torch.long), [z.cpu().clone()]
     probability, calls = torch.ones(z.shape).double(), torch.ones(len(z), steps).bool()
@@ -255,32 +246,6 @@ def sample_remask(model, z, steps=128, generator=None, eta=0.02, **options):
         z[~masked & (when > 0) & (coin < sigma)] = model.mask_id  # given tokens have when = 0
         states.append(z.cpu().clone())
     return Trajectory(z.cpu(), when, probability, steps, model.mask_id, calls, torch.stack(states))
-
-# %% ../sampling.ipynb #f88e4675
-def distinct_pairs(texts):
-    """The share of different ones among all pairs of neighbouring words, in [0, 1]."""
-    pairs = [pair for text in texts for pair in pairwise(text.split())]
-    return len(set(pairs)) / max(1, len(pairs))
-
-
-def longest_copies(texts, source):
-    """The longest piece of each text that stands verbatim in `source`; "" if below 8 bytes."""
-    n, end = 8, b"\xff" * 8  # bytes, looked up as one 64-bit number; and what is in no text
-    data = np.frombuffer(source.encode("utf-8") + end, np.uint8)
-    pieces = np.lib.stride_tricks.sliding_window_view(data, n).copy().view(np.uint64)[:, 0]
-    places = pieces.argsort()
-    pieces, found = pieces[places], []
-    for text in texts:
-        text, best = text.encode("utf-8") + b"\xfe", b""
-        for i in range(len(text) - n):
-            piece = np.frombuffer(text, np.uint64, count=1, offset=i)
-            left, right = (np.searchsorted(pieces, piece, side)[0] for side in ("left", "right"))
-            at, length = places[left:right], n
-            while len(at):
-                best = max(best, text[i : i + length], key=len)
-                at, length = at[data[at + length] == text[i + length]], length + 1
-        found.append(best.decode("utf-8", "ignore"))
-    return found
 
 # %% ../sampling.ipynb #7ebdf340
 def template(tokenizer, parts, length=None):
@@ -306,8 +271,8 @@ def sample_long(model, z, length, block=32, steps=128, generator=None, **options
     steps: for each of these. Raises UserError if a block leaves no room for what came before it.
     """
     context = model.config.context
-    if not 0 < block < context:
-        raise UserError(f"block must be from 1 to {context - 1}, below the context, not {block}")
+    possible = f"block must be from 1 to {context - 1}, below the context, not {block}"
+    require(0 < block < context, possible)
     z = F.pad(z.cpu(), (0, length - z.shape[1]), value=model.mask_id)
     for end in range(context, max(length, context) + block, block):
         part = slice(max(0, min(end, length) - context), end)

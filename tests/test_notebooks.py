@@ -32,7 +32,6 @@ SMALLER = {  # what a reader writes, and instead of what, in the cells that are 
     "n_samples = 3": "n_samples = 1",
     "n_samples = 16": "n_samples = 8",
     "masks.expand(16, -1)": "masks.expand(2, -1)",
-    "torch.arange(2**24) / 2**24": "torch.arange(2**16) / 2**16",
     "train_own = False": "train_own = True",
     "gpt_b_steps = 400": "gpt_b_steps = 3",  # of sudoku.ipynb
     "steps = 800": "steps = 16",

@@ -20,6 +20,7 @@ from files import UserError
 from mdlm.diffusion import SCHEDULES, next_token_nats
 from mdlm.sampling import adjust, draw, noise_grid, sample, sample_confident, sample_first_hitting
 from mdlm.twin import nats_along, sample_twin, step_with_cache
+from text_statistics import distinct_pairs, longest_copies
 from toy import MASK, TEXTS, L, exact_sampler, total_variation
 
 sample_plain, sample_remask = mdlm.sampling.sample_plain, mdlm.sampling.sample_remask
@@ -305,14 +306,14 @@ def test_draw_at_the_ends():
 
 
 def test_distinct_pairs():
-    assert mdlm.sampling.distinct_pairs(["a b a b", "b a"]) == 2 / 4  # a b, b a, a b; b a
-    assert mdlm.sampling.distinct_pairs(["", "one"]) == 0
+    assert distinct_pairs(["a b a b", "b a"]) == 2 / 4  # a b, b a, a b; b a
+    assert distinct_pairs(["", "one"]) == 0
 
 
 @example("12345678ab, 12345678ac", ["12345678ac", "12345678ab"])
 @given(st.text("abé", max_size=60), st.lists(st.text("abé", max_size=30), max_size=3))
 def test_longest_copies_are_those_of_brute_force(source, texts):
-    found = mdlm.sampling.longest_copies(texts, source)
+    found = longest_copies(texts, source)
     for text, copy in zip(texts, found, strict=True):
         raw = text.encode()
         pieces = [raw[i:j] for i in range(len(raw)) for j in range(i + 8, len(raw) + 1)]

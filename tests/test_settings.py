@@ -37,7 +37,7 @@ NAMES = {  # what was written: what is answered
     ("medium", "optimizer", "moun"): "no optimizer 'moun': did you mean 'muon'?",
     ("medium", "loss", "xyz"): "no loss 'xyz': there is counts, time",
     ("medium", "d_model", 250): "try 248",  # four heads of even width
-    ("medium", "schedule", "cosine"): 'set loss="time" as well',
+    ("medium", "schedule", "cosine"): 'is for loss="time"',
 }
 
 

@@ -35,7 +35,7 @@ def find_display():
             if pygame.display.get_driver() not in ("dummy", "offscreen", "KMSDRM"):
                 return
             pygame.display.quit()
-    raise UserError("no display here: use --save out.gif (or .png), or --text")
+    raise UserError("no display here: use --text, or --save out.gif (or .png)")
 
 
 def open_window(size):
