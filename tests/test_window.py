@@ -1,4 +1,4 @@
-"""The window under a real X server: it is used by keys and mouse, and the screen changes."""
+"""The window under a real X server: each control is used, and the screen changes."""
 
 import os
 import shutil
@@ -57,17 +57,19 @@ def screen(monkeypatch):
     os.close(read)
 
 
-def changes(screen, before, what):
-    """Wait until the screen is another picture."""
-    end = time.monotonic() + 120
-    while not ImageChops.difference(screen(), before).getbbox():
-        assert time.monotonic() < end, f"{what}: nothing has changed"
+def changes(screen, before, seconds=120):
+    """Whether the screen becomes another picture."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if ImageChops.difference(screen(), before).getbbox():
+            return True
         time.sleep(0.05)
+    return False
 
 
-def settled(screen, told):
+def settled(screen, told, seconds=300):
     """The screen, once the program has said that it rests and nothing changes any more."""
-    end, old, new = time.monotonic() + 300, None, screen()
+    end, old, new = time.monotonic() + seconds, None, screen()
     while told[-1:] != [b"rests\n"] or old is None or ImageChops.difference(new, old).getbbox():
         assert time.monotonic() < end, "it does not come to rest"
         time.sleep(0.1)
@@ -75,7 +77,7 @@ def settled(screen, told):
     return new
 
 
-def test_keys_and_mouse_in_a_real_window(screen, tmp_path):
+def test_every_control_in_a_real_window(screen, tmp_path):
     tokenizer = BPETokenizer.train(TEXT * 9, 300)
     model = make_model(context=40)
     model.config.corpus = str(tmp_path / "text.txt")
@@ -89,15 +91,19 @@ def test_keys_and_mouse_in_a_real_window(screen, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
     )
-    changes(screen, Image.new("RGB", SIZE), "a window")
+    assert changes(screen, Image.new("RGB", SIZE)), "no window"
     told = []  # what the program has said
     threading.Thread(target=lambda: told.extend(program.stdout), daemon=True).start()
 
     def do(*command):
         subprocess.run(["xdotool", *map(str, command)], check=True, capture_output=True)
 
-    record = begin(model, tokenizer, Settings(length=40, prompt="In the"))
-    page = lay_out([record], State(at=END), SIZE, Fonts())
+    page = lay_out(
+        [begin(model, tokenizer, Settings(length=40, prompt="In the"))],
+        State(at=END),
+        SIZE,
+        Fonts(),
+    )
 
     def place(command="", token=None):
         item = next(i for i in page.items if i.command == command and i.token == token)
@@ -106,27 +112,37 @@ def test_keys_and_mouse_in_a_real_window(screen, tmp_path):
     def click(command="", token=None):
         do("mousemove", *place(command, token), "click", 1)
 
-    def keys(*names):
-        return lambda: do("key", "--delay", 60, *names)
-
-    def drag():
-        do("mousemove", *place(token=0), "mousedown", 1, "mousemove", *place(token=1), "mouseup", 1)
-
-    controls = {  # every kind of event, in this order; what each does is tested in test_visual.py
-        "to the start": keys("Home"), "to the end": keys("End"),
-        "a view by key": keys("2"), "a view by click": lambda: click("view text"),
-        "pause and play": keys("Home", "space"), "help": keys("F1"), "no help": keys("Escape"),
+    keys = lambda *names: lambda: do("key", "--delay", 60, *names)  # noqa: E731
+    dragged = lambda: do(  # noqa: E731
+        *["mousemove", *place(token=0), "mousedown", 1],
+        *["mousemove", *place(token=1), "mouseup", 1],
+    )
+    controls = {  # in this order
+        "to the start": keys("Home"),
+        "to the end": keys("End"),
+        **{f"the view {view}": keys(str(k)) for k, view in ((2, "order"), (3, "prediction"))},
+        "a view by click": lambda: click("view text"),
+        "a step back": lambda: click("step -1"),
+        "pause and play": keys("Home", "space"),
+        "the timeline": lambda: click("timeline"),
+        "theme": keys("ctrl+t"), "help": keys("F1"), "no help": keys("Escape"),
+        "a setting by key": keys("Down", "plus"), "a setting by click": lambda: click("more steps"),
         "a tooltip": lambda: do("mousemove", *place("branch")),
-        "words are chosen by dragging": drag,
+        "the card of a word": lambda: do("mousemove", *place(token=1)),
+        "a word is chosen": lambda: click(token=1),
+        "attention": keys("ctrl+a"),
+        "words are chosen by dragging": dragged,
         "they are erased and filled": keys("BackSpace"), "undo": keys("ctrl+z"),
         "a word to replace": lambda: click(token=1), "another is typed": keys(*"earth"),
         "which takes its place": keys("Return"),
+        "a moment before": keys("Left", "Left", "Left"), "branch here": keys("ctrl+b"),
         "compare": keys("ctrl+d"), "compare no more": lambda: click("compare"),
         "a real text loses its words": keys("ctrl+r"), "an example": lambda: click("example 1"),
-        "a prompt": keys("Tab"), "its text": keys("ctrl+a", "n", "q", "underscore"),
-        "which is written": keys("Return"), "another, typed at once": keys("A", "n", "d"),
-        "which is written, too": keys("Return"),
-        "a picture": keys("ctrl+s"), "an animation": keys("ctrl+g"), "full screen": keys("F11"),
+        "a new seed": keys("ctrl+n"), "a prompt": keys("Tab"),
+        "its text": keys("ctrl+a", "n", "q", "underscore"), "which is written": keys("Return"),
+        "another, typed at once": keys("A", "n", "d"), "which is written, too": keys("Return"),
+        "a copy": keys("ctrl+c"), "a picture": keys("ctrl+s"), "an animation": keys("ctrl+g"),
+        "full screen": keys("F11"),
     }  # fmt: skip
     settled(screen, told)
     assert any(b"million parameters" in line for line in told)
@@ -136,10 +152,10 @@ def test_keys_and_mouse_in_a_real_window(screen, tmp_path):
     for name, use in controls.items():
         before = settled(screen, told)
         use()
-        if name != "full screen":  # which it fills already
-            changes(screen, before, name)
+        changed = changes(screen, before) or name == "full screen"  # which it fills already
         if os.environ.get("SCREENSHOTS"):  # a folder, to look at them
             screen().save(Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
+        assert changed, name
         assert program.poll() is None, name
     settled(screen, told)
     assert sorted(path.name for path in tmp_path.glob("text-*")) == ["text-1.gif", "text-1.png"]
