@@ -83,7 +83,7 @@ def test_every_control_in_a_real_window(screen, tmp_path):
     model.config.corpus = str(tmp_path / "text.txt")
     Path(model.config.corpus).write_text((TEXT + "And " + TEXT) * 90, encoding="utf-8")
     path = str(tmp_path / "tiny.safetensors")
-    save_checkpoint(path, model, tokenizer, {})
+    save_checkpoint(path, model, tokenizer, {"steps": model.config.steps})
     asked = ["--length", "40", "--steps", "24", "--prompt", "In the"]
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, path, *asked],
