@@ -229,7 +229,7 @@ def check_length(corpus, context):
     """Raise UserError unless one window of `context` tokens can be cut out of each part."""
     shortest = min(len(corpus.train), len(corpus.val))
     if shortest < context:
-        fits = 1 << shortest.bit_length() - 1 if shortest else 1  # a power of 2
+        fits = 2 ** max(0, shortest.bit_length() - 1)  # the largest power of 2
         raise UserError(
             f"the text is too short: {len(corpus.train)} tokens to train on and "
             f"{len(corpus.val)} to validate, but one window has {context}: use a longer text, or "

@@ -308,8 +308,9 @@ def parse_arguments(argv=None):
         ("column", str, "text", "of a data set"),
         ("limit-mb", float, 1e6, "of a data set: text to read, at most"),
     ]:
-        value = f" ({default:,.0f})" if kind is not str else f" ({default})" if default else ""
-        parser.add_argument(f"--{name}", type=kind, default=default, help=purpose + value)
+        shown = default if kind is str else f"{default:,.0f}"
+        help = f"{purpose} ({shown})" if shown else purpose
+        parser.add_argument(f"--{name}", type=kind, default=default, help=help)
     parser.add_argument("source", help="a text file, a folder of .txt files, or hf:OWNER/NAME")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the tokens go")
     parser.add_argument("--restart", action="store_true", help="replace what is there")

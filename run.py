@@ -94,8 +94,10 @@ def execute(notebook):
         kernel.interrupt_kernel()
 
     usual = signal.signal(signal.SIGINT, interrupt)
-    choices = dict(stdout_file=sys.stdout, stderr_file=sys.stderr, progress_bar=False)
-    choices |= dict(kernel_name="python3", extra_arguments=["--log-level=ERROR"])
+    choices = dict(
+        kernel_name="python3", extra_arguments=["--log-level=ERROR"], progress_bar=False,
+        stdout_file=sys.stdout, stderr_file=sys.stderr,
+    )  # fmt: skip
     try:
         papermill.execute_notebook(notebook, str(output), km=kernel, **choices)
     except papermill.exceptions.PapermillExecutionError as error:
@@ -169,13 +171,10 @@ def export_notebooks(folder):
 def main():
     if sys.version_info < (3, 11):  # noqa: UP036 (there is no package whose installer would say so)
         sys.exit(f"Python 3.11 or later is needed, and this is {sys.version.split()[0]}")
-    from files import use_utf8
+    from files import Parser, use_utf8
 
     use_utf8()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False, add_help=False,
-    )  # fmt: skip
+    parser = Parser(__doc__, add_help=False)
     commands = ["all", "watch", "twin", "blocks", "sudoku", "test", "page", "export"]
     parser.add_argument("command", nargs="?", default="all", choices=commands)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from common import ROOT, keep, make_parser, start_table
 from results import frozen_ppmd
-from samples import share_of_no_words, words
+from samples import share_of_no_words, spread_windows, words
 
-from corpus import load_parts, windows
+from corpus import load_parts
 from mdlm.sampling import sample
 from train import load_any
 
@@ -25,7 +25,7 @@ def measure(path, n, most=None):
     model, tokenizer, metadata = load_any(path)
     train_text, val_text = (text[:most] for text in load_parts(model.config.corpus, ROOT / "data"))
     ids, L = np.array(tokenizer.encode(val_text)), model.config.context
-    real = windows(ids, np.linspace(0, len(ids) - L, n).astype(int), L)
+    real = spread_windows(ids, n, L)
     z, noise = torch.full((n, L), model.mask_id), torch.Generator().manual_seed(1)
     made = sample(model, z, L, noise, top_p=0.9).tokens
     texts, made = ([tokenizer.decode(row) for row in x.tolist()] for x in (real, made))

@@ -231,6 +231,11 @@ def gap(model, tokenizer, ids, generator, size=12, **options):
     return f"{quoted(before)[:-2]}{bold(inside)}{quoted(after)[2:]}\n>\n> (the book: {true})"
 
 
+def spread_windows(ids, n, length):
+    """n windows of a text, evenly spread from its beginning to its end. (n, length)"""
+    return windows(ids, np.linspace(0, len(ids) - length, n).astype(int), length)
+
+
 def report(path, twin_path, n=16, shown=4, length=None, known=None):
     """The whole file as text, and the figures."""
     model, tokenizer, _ = load_checkpoint(path, DiffusionTransformer)
@@ -239,12 +244,10 @@ def report(path, twin_path, n=16, shown=4, length=None, known=None):
     L = length or min(model.config.context, twin.config.context)
     train_text, val_text = load_parts(model.config.corpus, ROOT / "data")
     train_text, val = train_text[:known], np.array(tokenizer.encode(val_text))
+    passages = partial(spread_windows, val)
 
     def noise(seed=1):
         return torch.Generator().manual_seed(seed)
-
-    def passages(count, length):
-        return windows(val, np.linspace(0, len(val) - length, count).astype(int), length)
 
     def as_texts(tokens):
         texts = [tokenizer.decode(ids) for ids in tokens[:shown].tolist()]

@@ -338,7 +338,7 @@ def test_words_fall_as_their_moments_pass(page):
 @torch.no_grad()
 def test_one_sample_of_the_bound_is_pythons(lab):
     model, tokenizer = included()
-    run(lab, "return lab.load('/kjv.safetensors', 'WebAssembly')")
+    assert run(lab, "return lab.load('/kjv.safetensors', way)", way=SIMD) == SIMD
     x = tokenizer.encode("And it came to pass in those days, that he went out into a mountain.")
     code = "return (await lab.nelbo(lab.model, x, k, lab.generator(k))).nats"
     for k in (1, 5, len(x)):
